@@ -1,0 +1,2 @@
+//! The `silt` command.
+fn main() {}

@@ -1,0 +1,5 @@
+//! Disk maps, deltas, and the read and write path of volumes.
+
+mod device;
+
+pub use device::{BlockDevice, BlockStatus, Geometry, MemoryDevice};
