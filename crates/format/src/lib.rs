@@ -4,16 +4,27 @@
 //! `docs/internals/formats.md` shows the tables and is tested against them. Decoders take hostile bytes: they check
 //! every length before they allocate and answer `Corrupt` or `Unsupported`, never a panic.
 
+mod delta_log;
 mod file_header;
 mod layout;
+mod map_node;
 mod pack;
 mod row_sum;
 mod store_file;
 mod tree_node;
+mod volume_header;
 mod wire;
 
+pub use delta_log::{
+    DELTA_LOG_MAGIC, DELTA_LOG_VERSION, DELTA_SECTOR_LEN, DeltaLogHeader, DeltaLogState,
+    DeltaRecord,
+};
 pub use file_header::{Features, FileHeader};
 pub use layout::{Field, Record};
+pub use map_node::{
+    MAP_LEAF_BLOCKS, MAP_LEVEL_MAX, MAP_NODE_RECORD, MAP_RADIX, MapChildren, MapNode, MapRun,
+    map_node_blocks, map_root_level,
+};
 pub use pack::{
     Codec, PACK_MAGIC, PACK_TRAILER_MAGIC, PACK_VERSION, PackEntry, PackFooter, RootRecord,
 };
@@ -23,4 +34,5 @@ pub use tree_node::{
     TREE_INLINE_CHUNKS_MAX, TREE_NODE_RECORD, TREE_PATH_LEN_MAX, TREE_XATTRS_LEN_MAX, TreeChild,
     TreeContent, TreeEntry, TreeKind, TreeNode, TreeNodeWriter, TreeXattr, path_before,
 };
+pub use volume_header::{FROZEN_DELTAS_MAX, VOLUME_MAGIC, VOLUME_VERSION, VolumeHeader};
 pub use wire::{WireReader, WireWrite};
