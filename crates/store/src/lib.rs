@@ -1,5 +1,25 @@
 //! The content-addressed store: chunks in packs, their index, the catalog of names, leases, verification.
+//!
+//! Begin at [`Store`]. Reading goes through [`ChunkSource`], adding through [`Ingest`], which is a [`ChunkSink`]; the
+//! names are in the catalog. Knows nothing of what is in a chunk: maps are `silt-volume`'s, trees `silt-tree`'s.
 
+mod catalog;
 mod chunk;
+mod codec;
+mod database;
+mod index;
+mod ingest;
+mod lease;
+mod pack;
+mod paths;
+mod store;
+mod verify;
 
+pub use catalog::{FROZEN_DELTAS_MAX, FrozenDelta, ImageRecord, Named, VolumeRecord};
 pub use chunk::{Chunk, ChunkKind, ChunkSink, ChunkSource, Domain, KeyContext, MemoryChunks};
+pub use codec::Compression;
+pub use index::PackTotals;
+pub use ingest::{Ingest, IngestCounts};
+pub use paths::StorePaths;
+pub use store::{Store, StoreTotals};
+pub use verify::Findings;

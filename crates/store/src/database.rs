@@ -1,0 +1,166 @@
+//! The embedded database: SQLite in WAL mode, read by many processes and written by one at a time.
+//!
+//! It is durable after each commit. `docs/design/0001-index-and-catalog-database.md` has the measurement behind the
+//! choice. Each row carries a checksum of its own, checked by whoever decodes it; this module knows connections,
+//! transactions and errors only.
+
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use silt_types::{Error, ErrorKind, Result};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+/// How long a writer waits for another one. Transactions last milliseconds; this is for a machine that stalls.
+const WRITER_WAIT: Duration = Duration::from_secs(60);
+
+/// Pages that a connection keeps in memory, in KiB: the inner pages of an index of 16 million chunks fit.
+const WRITER_CACHE_KIB: i64 = 24 << 10;
+const READER_CACHE_KIB: i64 = 8 << 10;
+
+/// `SILT` in the header of the database file.
+const APPLICATION_ID: i64 = 0x5349_4c54;
+/// Version of the tables below.
+const SCHEMA_VERSION: i64 = 1;
+
+const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS state (
+    one INTEGER PRIMARY KEY, number INTEGER NOT NULL, images INTEGER NOT NULL, volumes INTEGER NOT NULL,
+    packs INTEGER NOT NULL, sum INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS pack (
+    number INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, size INTEGER NOT NULL, chunks INTEGER NOT NULL,
+    bytes_file_data INTEGER NOT NULL, bytes_disk_data INTEGER NOT NULL, bytes_map INTEGER NOT NULL,
+    bytes_tree INTEGER NOT NULL, bytes_stored INTEGER NOT NULL, complete INTEGER NOT NULL, sum INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS chunk (
+    id BLOB PRIMARY KEY, pack INTEGER NOT NULL, offset INTEGER NOT NULL, stored INTEGER NOT NULL,
+    length INTEGER NOT NULL, kind INTEGER NOT NULL, codec INTEGER NOT NULL, sum INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS image (
+    name TEXT PRIMARY KEY, root BLOB NOT NULL, size INTEGER NOT NULL, tree BLOB, created INTEGER NOT NULL,
+    bytes_nonzero INTEGER NOT NULL, sum INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS volume (
+    name TEXT PRIMARY KEY, id BLOB NOT NULL, root BLOB NOT NULL, base_size INTEGER NOT NULL, size INTEGER NOT NULL,
+    frozen BLOB NOT NULL, own BLOB NOT NULL, generation INTEGER NOT NULL, source TEXT NOT NULL,
+    created INTEGER NOT NULL, sum INTEGER NOT NULL) WITHOUT ROWID;
+";
+
+/// The connections of this process to the database.
+pub(crate) struct Database {
+    path: PathBuf,
+    writer: Mutex<Option<Connection>>,
+    readers: Mutex<Vec<Connection>>,
+}
+
+impl Database {
+    /// Makes the tables in the empty file at `path`; harmless where they are there already.
+    pub(crate) fn create(path: &Path) -> Result<()> {
+        let database = Database::new(path);
+        let make = || {
+            let connection = database.connect(WRITER_CACHE_KIB, OpenFlags::SQLITE_OPEN_CREATE)?;
+            connection.pragma_update(None, "journal_mode", "WAL")?;
+            let tx = Transaction::new_unchecked(&connection, TransactionBehavior::Immediate)?;
+            tx.execute_batch(SCHEMA)?;
+            tx.pragma_update(None, "application_id", APPLICATION_ID)?;
+            tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+            tx.commit()
+        };
+        make().map_err(|error| sql_error("cannot make the database", error))
+    }
+
+    /// The database at `path`, which exists. `Corrupt` or `Unsupported` if it is none of ours.
+    pub(crate) fn open(path: &Path) -> Result<Database> {
+        let database = Database::new(path);
+        let (application, version) = database.read("cannot open the database", |connection| {
+            let pragma =
+                |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+            Ok((pragma("application_id")?, pragma("user_version")?))
+        })?;
+        if application != APPLICATION_ID {
+            return Err(Error::corrupt(format!(
+                "{} is not the database of a store",
+                path.display()
+            )));
+        }
+        if version != SCHEMA_VERSION {
+            let message = format!(
+                "the database has schema version {version}, this build knows {SCHEMA_VERSION}"
+            );
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
+        Ok(database)
+    }
+
+    fn new(path: &Path) -> Database {
+        Database { path: path.to_owned(), writer: Mutex::default(), readers: Mutex::default() }
+    }
+
+    /// Reads with a connection of its own; sees everything committed before. `doing` says what for, in errors.
+    pub(crate) fn read<T>(
+        &self,
+        doing: &str,
+        f: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T> {
+        let pooled = lock(&self.readers).pop();
+        let connection = match pooled {
+            Some(connection) => connection,
+            None => self
+                .connect(READER_CACHE_KIB, OpenFlags::empty())
+                .map_err(|error| sql_error(doing, error))?,
+        };
+        let result = f(&connection).map_err(|error| sql_error(doing, error));
+        lock(&self.readers).push(connection);
+        result
+    }
+
+    /// Writes in one transaction, durable when this returns. Waits for other writers; keep it short.
+    pub(crate) fn write<T>(
+        &self,
+        doing: &str,
+        f: impl FnOnce(&Transaction<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let failed = |error| sql_error(doing, error);
+        let mut writer = lock(&self.writer);
+        let connection = match writer.take() {
+            Some(connection) => connection,
+            None => self.connect(WRITER_CACHE_KIB, OpenFlags::empty()).map_err(failed)?,
+        };
+        let result = (|| {
+            let tx = Transaction::new_unchecked(&connection, TransactionBehavior::Immediate)
+                .map_err(failed)?;
+            let value = f(&tx)?;
+            tx.commit().map_err(failed)?;
+            Ok(value)
+        })();
+        *writer = Some(connection);
+        result
+    }
+
+    fn connect(&self, cache_kib: i64, extra: OpenFlags) -> rusqlite::Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | extra;
+        let connection = Connection::open_with_flags(&self.path, flags)?;
+        connection.busy_timeout(WRITER_WAIT)?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "cache_size", -cache_kib)?;
+        connection.pragma_update(None, "cell_size_check", true)?;
+        connection.pragma_update(None, "trusted_schema", false)?;
+        Ok(connection)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The error of a database operation, by what the caller can do about it.
+pub(crate) fn sql_error(doing: &str, error: rusqlite::Error) -> Error {
+    use rusqlite::ffi::ErrorCode;
+    let kind = match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ErrorKind::Corrupt,
+        Some(ErrorCode::DiskFull) => ErrorKind::NoSpace,
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => ErrorKind::Busy,
+        Some(_) => ErrorKind::Io,
+        // A column of another type or size than the schema says: only damage does that.
+        None => ErrorKind::Corrupt,
+    };
+    Error::with_source(kind, doing, error)
+}

@@ -1,0 +1,291 @@
+//! Ingest: many threads hand chunks in, new ones are compressed and appended to packs, and one publication at the end
+//! makes them, and the image they belong to, visible together.
+//!
+//! Order, by which nothing is acknowledged before it is durable: pack with footer, fsync; index rows in short
+//! transactions, under the lease; the name; the number of the commit. A crash leaves chunks that no root reaches, or
+//! files that the next ingest removes.
+//!
+//! Memory is bounded whatever the input: one buffer per thread and pack, and the ids of packs not yet in the index.
+
+use crate::{
+    catalog::{self, ImageRecord},
+    chunk::{ChunkKind, ChunkSink, check_content_length},
+    codec::{self, Compression},
+    index,
+    lease::Lease,
+    pack::PackWriter,
+    store::{Shared, Store},
+};
+use silt_format::{Codec, PackFooter, RootRecord};
+use silt_types::{ChunkId, Error, ErrorKind, PackId, Result};
+use std::{
+    cell::RefCell,
+    collections::HashSet,
+    hash::{BuildHasherDefault, Hasher},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        mpsc::{self, SyncSender},
+    },
+    thread::JoinHandle,
+};
+
+/// A pack is closed at this length: large enough that files and fsyncs do not count, small enough that syncing one
+/// overlaps with filling the next, and that moving what is alive in a thin one is cheap.
+const PACK_SIZE_BYTES_TARGET: u64 = 64 << 20;
+/// Or at this many chunks, which bounds the memory that its ids and its footer take.
+const PACK_CHUNKS_TARGET: usize = 1 << 16;
+
+/// Work that adds to a store. Dropped before [`Ingest::publish_image`], it leaves nothing visible.
+pub struct Ingest {
+    shared: Arc<Shared>,
+    compression: Compression,
+    pending: Arc<Pending>,
+    current: Mutex<Option<PackWriter>>,
+    closer: Mutex<Option<Closer>>,
+    counts: Counts,
+    // Last, so that it outlives everything above.
+    lease: Lease,
+}
+
+/// What an ingest has done so far. A chunk counts once for each time it was handed in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IngestCounts {
+    /// Chunks handed in.
+    pub chunks: u64,
+    /// Of those, chunks that the store did not have.
+    pub chunks_new: u64,
+    /// Uncompressed bytes handed in.
+    pub bytes: u64,
+    /// Of those, bytes that the store did not have.
+    pub bytes_new: u64,
+    /// Bytes that they take in packs.
+    pub bytes_stored: u64,
+}
+
+#[derive(Default)]
+struct Counts {
+    chunks: AtomicU64,
+    chunks_new: AtomicU64,
+    bytes: AtomicU64,
+    bytes_new: AtomicU64,
+    bytes_stored: AtomicU64,
+}
+
+/// The ids of chunks that are on their way into packs but not in the index yet.
+struct Pending {
+    shards: [Mutex<HashSet<ChunkId, BuildHasherDefault<IdHasher>>>; 16],
+    /// False while the index is known to hold nothing, which spares a new store its look-ups.
+    index_has_chunks: AtomicBool,
+}
+
+impl Pending {
+    fn shard(
+        &self,
+        id: &ChunkId,
+    ) -> MutexGuard<'_, HashSet<ChunkId, BuildHasherDefault<IdHasher>>> {
+        lock(&self.shards[usize::from(id.as_bytes()[31] & 15)])
+    }
+
+    fn indexed(&self, footer: &PackFooter) {
+        self.index_has_chunks.store(true, Relaxed);
+        for entry in &footer.entries {
+            self.shard(&entry.id).remove(&entry.id);
+        }
+    }
+}
+
+/// Ids are hashes already.
+#[derive(Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        let head = bytes.first_chunk().map_or(0, |head| u64::from_le_bytes(*head));
+        self.0 ^= head;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// Closes full packs beside the ingest: fsync and index.
+struct Closer {
+    packs: SyncSender<PackWriter>,
+    thread: JoinHandle<Result<()>>,
+}
+
+impl Store {
+    /// Begins an ingest: takes its lease, then removes what dead work left behind.
+    pub fn ingest(&self, compression: Compression) -> Result<Ingest> {
+        let shared = self.shared();
+        let lease = Lease::take(&shared.paths)?;
+        crate::lease::remove_leftovers(&shared.paths, lease.id(), |pack| {
+            match pack.parse::<PackId>() {
+                Ok(pack) => index::knows_pack(&shared.database, pack),
+                Err(_) => Ok(true), // Not one of ours: not ours to remove.
+            }
+        })?;
+        let index_has_chunks = AtomicBool::new(!index::is_empty(&shared.database)?);
+        Ok(Ingest {
+            shared: shared.clone(),
+            compression,
+            pending: Arc::new(Pending { shards: Default::default(), index_has_chunks }),
+            current: Mutex::default(),
+            closer: Mutex::default(),
+            counts: Counts::default(),
+            lease,
+        })
+    }
+}
+
+impl ChunkSink for Ingest {
+    fn put(&self, kind: ChunkKind, content: &[u8]) -> Result<ChunkId> {
+        check_content_length(content)?;
+        let id = self.shared.domain.chunk_id(kind.context(), content);
+        self.counts.chunks.fetch_add(1, Relaxed);
+        self.counts.bytes.fetch_add(content.len() as u64, Relaxed);
+        // Whoever puts an id here first stores the chunk; publication waits for all of them.
+        if !self.pending.shard(&id).insert(id) {
+            return Ok(id);
+        }
+        if self.pending.index_has_chunks.load(Relaxed)
+            && index::find(&self.shared.database, &id)?.is_some()
+        {
+            self.pending.shard(&id).remove(&id);
+            return Ok(id);
+        }
+        self.store(kind, id, content)?;
+        Ok(id)
+    }
+}
+
+impl Ingest {
+    /// What was done so far.
+    pub fn counts(&self) -> IngestCounts {
+        IngestCounts {
+            chunks: self.counts.chunks.load(Relaxed),
+            chunks_new: self.counts.chunks_new.load(Relaxed),
+            bytes: self.counts.bytes.load(Relaxed),
+            bytes_new: self.counts.bytes_new.load(Relaxed),
+            bytes_stored: self.counts.bytes_stored.load(Relaxed),
+        }
+    }
+
+    fn store(&self, kind: ChunkKind, id: ChunkId, content: &[u8]) -> Result<()> {
+        thread_local!(static COMPRESSED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
+        COMPRESSED.with_borrow_mut(|compressed| {
+            let codec = codec::compress(content, self.compression, compressed)?;
+            let stored = if codec == Codec::Raw { content } else { compressed };
+            self.counts.chunks_new.fetch_add(1, Relaxed);
+            self.counts.bytes_new.fetch_add(content.len() as u64, Relaxed);
+            self.counts.bytes_stored.fetch_add(stored.len() as u64, Relaxed);
+            self.append(kind, id, codec, stored, content.len())
+        })
+    }
+
+    fn append(
+        &self,
+        kind: ChunkKind,
+        id: ChunkId,
+        codec: Codec,
+        stored: &[u8],
+        len: usize,
+    ) -> Result<()> {
+        let mut current = lock(&self.current);
+        let writer = match &mut *current {
+            Some(writer) => writer,
+            none => none.insert(PackWriter::create(&self.shared.paths, self.lease.id())?),
+        };
+        writer.append(id, kind as u8, codec, stored, len)?;
+        if writer.size() < PACK_SIZE_BYTES_TARGET && writer.chunks() < PACK_CHUNKS_TARGET {
+            return Ok(());
+        }
+        let full = current.take();
+        drop(current);
+        full.map_or(Ok(()), |writer| self.close_beside(writer))
+    }
+
+    /// Hands a full pack to the closing thread; waits while that is two packs behind.
+    fn close_beside(&self, writer: PackWriter) -> Result<()> {
+        let packs = {
+            let mut closer = lock(&self.closer);
+            let closer = closer.get_or_insert_with(|| {
+                let (packs, full) = mpsc::sync_channel::<PackWriter>(1);
+                let (shared, pending) = (self.shared.clone(), self.pending.clone());
+                let close_all =
+                    move || full.iter().try_for_each(|w| close(&shared, &pending, w, Vec::new()));
+                Closer { packs, thread: std::thread::spawn(close_all) }
+            });
+            closer.packs.clone()
+        };
+        // The thread ends early only with an error, which publication reports.
+        packs.send(writer).map_err(|_| self.closing_error())
+    }
+
+    fn closing_error(&self) -> Error {
+        match self.wait_for_closer() {
+            Err(error) => error,
+            Ok(()) => {
+                Error::new(ErrorKind::Io, "an earlier pack of this ingest could not be closed")
+            }
+        }
+    }
+
+    fn wait_for_closer(&self) -> Result<()> {
+        let Some(Closer { packs, thread }) = lock(&self.closer).take() else {
+            return Ok(());
+        };
+        drop(packs);
+        thread.join().unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Internal, "the thread that closes packs panicked"))
+        })
+    }
+
+    /// Makes every chunk handed in durable and the image visible, in one step. `AlreadyExists` if the name is taken,
+    /// unless it is an image's and `replace` is set. Costs an fsync for each pack not closed yet, and three more.
+    pub fn publish_image(self, record: &ImageRecord, replace: bool) -> Result<IngestCounts> {
+        let root = RootRecord {
+            name: record.name.clone(),
+            disk: record.disk,
+            tree: record.tree,
+            created_ns: record.created_ns,
+        };
+        let last = match lock(&self.current).take() {
+            Some(writer) => writer,
+            None => PackWriter::create(&self.shared.paths, self.lease.id())?,
+        };
+        let closed = close(&self.shared, &self.pending, last, vec![root]);
+        self.wait_for_closer()?;
+        closed?;
+        let doing = "cannot publish the image";
+        let state =
+            self.shared.database.write(doing, |tx| catalog::put_image(tx, record, replace))?;
+        catalog::record_commit(&self.shared.paths, state)?;
+        Ok(self.counts())
+    }
+}
+
+impl Drop for Ingest {
+    fn drop(&mut self) {
+        // Whatever it says, nothing was published.
+        let _ = self.wait_for_closer();
+    }
+}
+
+fn close(
+    shared: &Shared,
+    pending: &Pending,
+    writer: PackWriter,
+    roots: Vec<RootRecord>,
+) -> Result<()> {
+    let (pack, size, footer) = writer.finish(roots)?;
+    index::add_pack(&shared.database, pack, size, &footer)?;
+    pending.indexed(&footer);
+    Ok(())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

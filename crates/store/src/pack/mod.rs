@@ -1,0 +1,7 @@
+//! Packs: many chunks in one append-only file. The bytes are described in `silt_format`.
+
+mod reader;
+mod writer;
+
+pub(crate) use reader::{PackFiles, read_footer};
+pub(crate) use writer::PackWriter;

@@ -1,0 +1,82 @@
+//! Where things lie in a store.
+
+use silt_types::{DeltaId, LeaseId, PackId, VolumeId};
+use std::path::{Path, PathBuf};
+
+/// The folders and files of a store, by name. Knows no content.
+#[derive(Clone, Debug)]
+pub struct StorePaths {
+    root: PathBuf,
+}
+
+impl StorePaths {
+    /// The paths of the store at `root`.
+    pub fn new(root: impl Into<PathBuf>) -> StorePaths {
+        StorePaths { root: root.into() }
+    }
+
+    /// The store itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The file that says that this is a store.
+    pub fn store_file(&self) -> PathBuf {
+        self.root.join("store")
+    }
+
+    /// The database of index and catalog.
+    pub fn database(&self) -> PathBuf {
+        self.root.join("catalog.db")
+    }
+
+    /// How far the database must have come.
+    pub fn commit_file(&self) -> PathBuf {
+        self.root.join("commit")
+    }
+
+    /// The folder of packs.
+    pub fn packs(&self) -> PathBuf {
+        self.root.join("packs")
+    }
+
+    /// A finished pack.
+    pub fn pack(&self, pack: PackId) -> PathBuf {
+        self.packs().join(format!("{pack}.pack"))
+    }
+
+    /// A pack that the holder of `lease` is writing.
+    pub fn unfinished_pack(&self, pack: PackId, lease: LeaseId) -> PathBuf {
+        self.packs().join(format!("{pack}.{lease}.tmp"))
+    }
+
+    /// The folder of leases.
+    pub fn leases(&self) -> PathBuf {
+        self.root.join("leases")
+    }
+
+    /// The folder of volumes.
+    pub fn volumes(&self) -> PathBuf {
+        self.root.join("volumes")
+    }
+
+    /// The folder of a volume.
+    pub fn volume(&self, volume: VolumeId) -> PathBuf {
+        self.volumes().join(volume.to_string())
+    }
+
+    /// The folder of a delta that was written by `home`.
+    pub fn delta(&self, home: VolumeId, delta: DeltaId) -> PathBuf {
+        self.volume(home).join(delta.to_string())
+    }
+
+    /// The folder of sockets.
+    pub fn run(&self) -> PathBuf {
+        self.root.join("run")
+    }
+
+    /// Every folder of a store, in the order in which they are made.
+    pub(crate) fn folders(&self) -> [PathBuf; 4] {
+        [self.packs(), self.leases(), self.volumes(), self.run()]
+    }
+}

@@ -1,0 +1,313 @@
+//! The store as a whole: making it, opening it, reading chunks, reading and changing the catalog.
+
+use crate::{
+    catalog::{self, ImageRecord, Named, State, VolumeRecord},
+    chunk::{Chunk, ChunkSource, Domain, KeyContext},
+    codec,
+    database::Database,
+    index::{self, PackTotals, Place},
+    pack::PackFiles,
+    paths::StorePaths,
+};
+use quick_cache::{Weighter, sync::Cache};
+use rusqlite::Transaction;
+use silt_format::{CommitSlot, StoreFile};
+use silt_sys::durability;
+use silt_types::{ChunkId, Context as _, Error, ErrorKind, Name, PackId, Result};
+use std::{
+    collections::HashMap,
+    fs,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
+};
+
+/// A store that is open in this process. Cheap to clone; every method may be called from many threads.
+#[derive(Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+}
+
+/// What the parts of an open store share.
+pub(crate) struct Shared {
+    pub(crate) paths: StorePaths,
+    pub(crate) domain: Domain,
+    pub(crate) database: Database,
+    pub(crate) packs: PackFiles,
+    pack_ids: RwLock<HashMap<i64, PackId>>,
+    cache: Cache<ChunkId, Chunk, ByLength>,
+}
+
+/// A cached chunk weighs its content and about what its bookkeeping takes.
+#[derive(Clone)]
+struct ByLength;
+
+impl Weighter<ChunkId, Chunk> for ByLength {
+    fn weight(&self, _id: &ChunkId, chunk: &Chunk) -> u64 {
+        chunk.len() as u64 + 128
+    }
+}
+
+/// What a store holds, in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreTotals {
+    /// Finished packs.
+    pub packs: u64,
+    /// Distinct chunks and their bytes.
+    pub chunks: PackTotals,
+}
+
+impl Store {
+    /// Opens the store at `path`, with at most `cache_bytes` of decoded chunks kept in memory. `NotFound` if there is
+    /// none; `Corrupt` if its catalog is shorter than what was acknowledged.
+    pub fn open(path: &Path, cache_bytes: u64) -> Result<Store> {
+        let paths = StorePaths::new(path);
+        let file = paths.store_file();
+        if fs::symlink_metadata(&file).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                format!("there is no store at {}", path.display()),
+            ));
+        }
+        let bytes = durability::read_file(&file, StoreFile::LEN as u64)?;
+        let about =
+            StoreFile::decode(&bytes).context(|| format!("{} is damaged", file.display()))?;
+        let database = Database::open(&paths.database())?;
+        catalog::check_commit(&paths, &database)?;
+        let items = (cache_bytes / (32 << 10)).max(16) as usize;
+        let shared = Shared {
+            domain: Domain::from_secret(&about.domain_secret),
+            database,
+            packs: PackFiles::new(paths.clone()),
+            pack_ids: RwLock::default(),
+            cache: Cache::with_weighter(items, cache_bytes, ByLength),
+            paths,
+        };
+        Ok(Store { shared: Arc::new(shared) })
+    }
+
+    /// As [`Store::open`], but makes the store, and the folders above it, where there is none. `Invalid` if the folder
+    /// holds something else.
+    pub fn open_or_create(path: &Path, cache_bytes: u64) -> Result<Store> {
+        match Store::open(path, cache_bytes) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                create(&StorePaths::new(path))?;
+                Store::open(path, cache_bytes)
+            }
+            other => other,
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Where things lie.
+    pub fn paths(&self) -> &StorePaths {
+        &self.shared.paths
+    }
+
+    /// The dedup domain.
+    pub fn domain(&self) -> &Domain {
+        &self.shared.domain
+    }
+
+    /// What a name stands for. `NotFound` if nothing; `Corrupt` if the catalog is damaged.
+    pub fn find(&self, name: &Name) -> Result<Named> {
+        let found = self
+            .shared
+            .database
+            .read("cannot look a name up", |c| Ok(catalog::find(c, name)))??;
+        found.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("there is no image or volume {name}"))
+        })
+    }
+
+    /// Every image and every volume, by name.
+    pub fn list(&self) -> Result<(Vec<ImageRecord>, Vec<VolumeRecord>)> {
+        self.shared.database.read("cannot list the catalog", |c| Ok(catalog::list(c)))?
+    }
+
+    /// Publishes a new volume. `AlreadyExists` if the name is taken.
+    pub fn add_volume(&self, record: &VolumeRecord) -> Result<()> {
+        self.change("cannot publish the volume", |tx| catalog::add_volume(tx, record))
+    }
+
+    /// Publishes a new volume together with the changed record of the one it was cloned from, whose delta is frozen by
+    /// that. `Busy` if the source was changed meanwhile.
+    pub fn add_volume_freezing(&self, record: &VolumeRecord, source: &VolumeRecord) -> Result<()> {
+        self.change("cannot publish the volume", |tx| {
+            catalog::change_volume(tx, source)?;
+            catalog::add_volume(tx, record)
+        })
+    }
+
+    /// Removes a name, if it still stands for `expected`.
+    pub fn remove(&self, name: &Name, expected: &Named) -> Result<()> {
+        self.change("cannot remove the name", |tx| catalog::remove(tx, name, expected))
+    }
+
+    fn change(&self, doing: &str, f: impl FnOnce(&Transaction<'_>) -> Result<State>) -> Result<()> {
+        let state = self.shared.database.write(doing, f)?;
+        catalog::record_commit(&self.shared.paths, state)
+    }
+
+    /// What the store holds. Costs a row for each pack.
+    pub fn totals(&self) -> Result<StoreTotals> {
+        let mut totals = StoreTotals::default();
+        for pack in index::packs(&self.shared.database)? {
+            totals.packs += 1;
+            totals.chunks.add(&pack.totals);
+        }
+        Ok(totals)
+    }
+}
+
+impl ChunkSource for Store {
+    fn get(&self, context: KeyContext, id: &ChunkId) -> Result<Chunk> {
+        if context != KeyContext::Content {
+            return self.shared.read_chunk(context, id); // Nodes are cached decoded, by who decodes them.
+        }
+        match self.shared.cache.get_value_or_guard(id, None) {
+            quick_cache::sync::GuardResult::Value(chunk) => Ok(chunk),
+            quick_cache::sync::GuardResult::Guard(guard) => {
+                let chunk = self.shared.read_chunk(context, id)?;
+                // It fails only if the cache was emptied meanwhile.
+                let _ = guard.insert(chunk.clone());
+                Ok(chunk)
+            }
+            quick_cache::sync::GuardResult::Timeout => self.shared.read_chunk(context, id),
+        }
+    }
+
+    fn get_hot(&self, context: KeyContext, id: &ChunkId) -> Option<Chunk> {
+        (context == KeyContext::Content).then(|| self.shared.cache.get(id)).flatten()
+    }
+}
+
+impl Shared {
+    fn read_chunk(&self, context: KeyContext, id: &ChunkId) -> Result<Chunk> {
+        let place = index::find(&self.database, id)?
+            .ok_or_else(|| Error::corrupt(format!("chunk {id} is missing from the index")))?;
+        self.read_place(context, &place)
+    }
+
+    /// Reads, decodes and verifies one chunk.
+    pub(crate) fn read_place(&self, context: KeyContext, place: &Place) -> Result<Chunk> {
+        let (entry, pack) = (&place.entry, self.pack_id(place.pack)?);
+        let named = || format!("chunk {} of pack {pack} is damaged", entry.id);
+        let chunk_len_max = silt_types::CHUNK_SIZE_BYTES_MAX as u32;
+        // Stored chunks are never longer than their content: see `codec`.
+        if entry.len > chunk_len_max || entry.stored_len > chunk_len_max {
+            return Err(Error::corrupt(named()));
+        }
+        let mut stored = vec![0; entry.stored_len as usize];
+        self.packs.read(pack, entry.offset, &mut stored)?;
+        let content = match entry.codec {
+            silt_format::Codec::Raw if entry.len == entry.stored_len => stored,
+            codec => codec::decompress(&stored, codec, entry.len as usize).context(named)?,
+        };
+        if self.domain.chunk_id(context, &content) != entry.id {
+            return Err(Error::corrupt(named()));
+        }
+        Ok(Chunk::new(content))
+    }
+
+    fn pack_id(&self, number: i64) -> Result<PackId> {
+        if let Some(id) = self.pack_ids.read().unwrap_or_else(PoisonError::into_inner).get(&number)
+        {
+            return Ok(*id);
+        }
+        let id = index::pack(&self.database, number)?.id;
+        self.pack_ids.write().unwrap_or_else(PoisonError::into_inner).insert(number, id);
+        Ok(id)
+    }
+}
+
+/// Makes an empty store. Whatever step a crash stops it at, it can be made again; the store file comes last, so there is
+/// no store before it is whole.
+fn create(paths: &StorePaths) -> Result<()> {
+    let root = paths.root();
+    make_with_parents(root)?;
+    refuse_foreign_files(paths)?;
+    for folder in paths.folders() {
+        durability::create_dir(&folder)?;
+    }
+    for (path, content) in
+        [(paths.database(), &[][..]), (paths.commit_file(), &[0; 2 * CommitSlot::LEN])]
+    {
+        match durability::create_file(&path) {
+            Ok(mut file) => {
+                file.write_all(content).context(|| format!("cannot write {}", path.display()))?;
+                file.sync_all().context(|| format!("cannot sync {}", path.display()))?;
+            }
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {} // Left by a crash, or made beside us.
+            Err(error) => return Err(error),
+        }
+    }
+    Database::create(&paths.database())?;
+    publish_store_file(paths)
+}
+
+fn publish_store_file(paths: &StorePaths) -> Result<()> {
+    let about = StoreFile { id: durability::random_bytes()?, domain_secret: [0; 32] };
+    let temp = paths.root().join(format!("store.{}.tmp", PackId::from_bytes(about.id)));
+    let mut file = durability::create_file(&temp)?;
+    let linked = (|| {
+        file.write_all(&about.encode())?;
+        file.sync_all()?;
+        match fs::hard_link(&temp, paths.store_file()) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()), // Somebody else was first.
+            other => other,
+        }
+    })();
+    let _ = fs::remove_file(&temp);
+    linked.context(|| format!("cannot make {}", paths.store_file().display()))?;
+    durability::sync_dir(paths.root())
+}
+
+fn make_with_parents(root: &Path) -> Result<()> {
+    let mut missing: Vec<PathBuf> = Vec::new();
+    let mut at =
+        std::path::absolute(root).context(|| format!("cannot resolve {}", root.display()))?;
+    while !at.exists() {
+        missing.push(at.clone());
+        if !at.pop() {
+            break;
+        }
+    }
+    for folder in missing.iter().rev() {
+        durability::create_dir(folder)?;
+        if let Some(parent) = folder.parent() {
+            durability::sync_dir(parent)?;
+        }
+    }
+    Ok(())
+}
+
+fn refuse_foreign_files(paths: &StorePaths) -> Result<()> {
+    const OURS: [&str; 8] = [
+        "catalog.db",
+        "catalog.db-wal",
+        "catalog.db-shm",
+        "commit",
+        "packs",
+        "leases",
+        "volumes",
+        "run",
+    ];
+    let root = paths.root();
+    for entry in fs::read_dir(root).context(|| format!("cannot list {}", root.display()))? {
+        let name = entry.context(|| format!("cannot list {}", root.display()))?.file_name();
+        let name = name.to_string_lossy();
+        if !OURS.contains(&&*name) && !name.starts_with("store") && !name.starts_with("catalog.db-")
+        {
+            let message = format!(
+                "{} holds {name:?} and is no store: name an empty or new folder",
+                root.display()
+            );
+            return Err(Error::invalid(message));
+        }
+    }
+    Ok(())
+}
