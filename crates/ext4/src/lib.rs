@@ -1,1 +1,7 @@
-//! (being written)
+//! ext4 without mount, root or helper program: a deterministic writer and, beside it, a hardened reader.
+//!
+//! The crate stands alone: it knows nothing of stores, chunks or images. A caller declares a hierarchy, plans a
+//! layout for it, and gets every metadata block and the place of every file's data; content
+//! never passes through.
+
+pub mod format;

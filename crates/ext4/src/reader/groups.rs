@@ -1,0 +1,151 @@
+//! Group descriptors, and by them: where an inode stands, and which inodes are in use.
+//!
+//! Descriptors are read when they are needed, so opening a disk of 16 TiB costs no more than opening a small one.
+
+use super::{Ext4, disk::DiskRead, inode::InodeNumber};
+use crate::format::{
+    checksum::crc32c,
+    group::{FLAG_INODE_UNINIT, GroupDescriptor, descriptor_checksum, stored_checksum},
+    superblock::incompatible,
+};
+use silt_types::{Error, Result};
+use std::sync::Arc;
+
+impl<D: DiskRead> Ext4<D> {
+    /// The inodes in use, ascending, without the reserved ones but with the root: directories, files, and files that are
+    /// open but no longer named. Reads the inode bitmap of each group that ever had an inode.
+    pub fn used_inodes(&self) -> UsedInodes<'_, D> {
+        UsedInodes { ext4: self, group: 0, bitmap: [].into(), inodes: 0, next: 0 }
+    }
+
+    /// The block that holds inode `number`, and the inode's first byte in it.
+    pub(super) fn inode_place(&self, number: InodeNumber) -> Result<(u64, usize)> {
+        let geometry = self.geometry();
+        let index = number.get() - 1;
+        if index >= geometry.inodes {
+            return Err(Error::corrupt(format!("inode {number}: there are only {}", geometry.inodes)));
+        }
+        let (group, index) = (index / geometry.inodes_per_group, index % geometry.inodes_per_group);
+        let offset = u64::from(index) * u64::from(geometry.inode_size_bytes);
+        let block_size = u64::from(geometry.block_size_bytes);
+        let table = self.descriptor(group)?.inode_table;
+        let block = table.checked_add(offset / block_size).filter(|block| geometry.holds(*block, 1));
+        let block = block.ok_or_else(|| damage(group, "its inode table lies outside the file system"))?;
+        Ok((block, (offset % block_size) as usize))
+    }
+
+    fn descriptor(&self, group: u32) -> Result<GroupDescriptor> {
+        let geometry = self.geometry();
+        let size = geometry.descriptor_size_bytes;
+        let per_block = geometry.block_size_bytes / size;
+        let block = self.descriptor_block(group, per_block);
+        if !geometry.holds(block, 1) {
+            return Err(damage(group, "its descriptor lies outside the file system"));
+        }
+        let block = self.blocks().read(block)?;
+        let start = (group % per_block * size) as usize;
+        let bytes = &block[start..start + size as usize];
+        let sum = if geometry.metadata_checksums {
+            descriptor_checksum(geometry.seed, group, bytes)
+        } else if geometry.tracks_unused_inodes() {
+            old_descriptor_checksum(&geometry.superblock.uuid, group, bytes)
+        } else {
+            stored_checksum(bytes)
+        };
+        if sum != stored_checksum(bytes) {
+            return Err(damage(group, "the checksum of its descriptor does not match"));
+        }
+        Ok(GroupDescriptor::decode(bytes))
+    }
+
+    /// The block that holds the descriptor of `group`: in one table behind the superblock, or with `meta_bg` in the first
+    /// of the groups that one block describes.
+    fn descriptor_block(&self, group: u32, per_block: u32) -> u64 {
+        let geometry = self.geometry();
+        let table = group / per_block;
+        let spread = geometry.superblock.incompatible & incompatible::META_BG != 0;
+        if !spread || table < geometry.superblock.first_meta_bg {
+            return geometry.first_block + 1 + u64::from(table);
+        }
+        let first = table * per_block;
+        geometry.group_start(first) + u64::from(geometry.superblock.group_has_copy(first.into()))
+    }
+
+    /// The inode bitmap of `group` and how many of its inodes it speaks for.
+    fn inode_bitmap(&self, group: u32) -> Result<(Arc<[u8]>, u32)> {
+        let geometry = self.geometry();
+        let descriptor = self.descriptor(group)?;
+        let mut inodes = geometry.inodes_per_group;
+        if geometry.tracks_unused_inodes() {
+            if descriptor.flags & FLAG_INODE_UNINIT != 0 {
+                return Ok(([].into(), 0));
+            }
+            inodes = inodes.saturating_sub(descriptor.unused_inodes_count);
+        }
+        if !geometry.holds(descriptor.inode_bitmap, 1) {
+            return Err(damage(group, "its inode bitmap lies outside the file system"));
+        }
+        let bitmap = self.blocks().read(descriptor.inode_bitmap)?;
+        if geometry.metadata_checksums {
+            let bytes = &bitmap[..geometry.inodes_per_group as usize / 8];
+            let mask = if geometry.descriptor_size_bytes >= 64 { u32::MAX } else { 0xFFFF };
+            if crc32c(geometry.seed, bytes) & mask != descriptor.inode_bitmap_checksum & mask {
+                return Err(damage(group, "the checksum of its inode bitmap does not match"));
+            }
+        }
+        Ok((bitmap, inodes))
+    }
+}
+
+/// Iterator over the inodes in use. A damaged group is one error, and the iteration goes on with the next.
+pub struct UsedInodes<'a, D> {
+    ext4: &'a Ext4<D>,
+    /// The group after the one that is being walked.
+    group: u32,
+    bitmap: Arc<[u8]>,
+    /// Inodes of the walked group that the bitmap speaks for, and the next to look at.
+    inodes: u32,
+    next: u32,
+}
+
+impl<D: DiskRead> Iterator for UsedInodes<'_, D> {
+    type Item = Result<InodeNumber>;
+
+    fn next(&mut self) -> Option<Result<InodeNumber>> {
+        let geometry = self.ext4.geometry();
+        loop {
+            while self.next < self.inodes {
+                let index = self.next;
+                self.next += 1;
+                if self.bitmap[index as usize / 8] >> (index % 8) & 1 == 0 {
+                    continue;
+                }
+                let number = InodeNumber::new((self.group - 1) * geometry.inodes_per_group + index + 1)?;
+                if number.get() >= geometry.first_free_inode || number == InodeNumber::ROOT {
+                    return Some(Ok(number));
+                }
+            }
+            if self.group == geometry.groups {
+                return None;
+            }
+            (self.inodes, self.next, self.group) = (0, 0, self.group + 1);
+            match self.ext4.inode_bitmap(self.group - 1) {
+                Ok((bitmap, inodes)) => (self.bitmap, self.inodes) = (bitmap, inodes),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+/// The CRC-16 over UUID, group number and descriptor that feature `uninit_bg` keeps. Source: Linux `fs/ext4/super.c`.
+fn old_descriptor_checksum(uuid: &[u8; 16], group: u32, bytes: &[u8]) -> u16 {
+    let (before, after) = (&bytes[..0x1E], &bytes[0x20..]);
+    let all = uuid.iter().chain(&group.to_le_bytes()).chain(before).chain(after).copied().collect::<Vec<u8>>();
+    all.iter().fold(0xFFFF, |sum, byte| {
+        (0..8).fold(sum ^ u16::from(*byte), |sum, _| if sum & 1 == 1 { sum >> 1 ^ 0xA001 } else { sum >> 1 })
+    })
+}
+
+fn damage(group: u32, what: &str) -> Error {
+    Error::corrupt(format!("group {group}: {what}"))
+}
