@@ -1,1 +1,12 @@
-//! (being written)
+//! Sealed manifests of file hierarchies: what an image was built from, by name.
+//!
+//! A tree is one ordered sequence of entries, cut into nodes where the content says so: a change touches the nodes
+//! around it and the inner nodes above, all others are shared. [`TreeBuilder`] writes one, [`Tree`] reads one. The
+//! bytes of a node are `silt_format`'s.
+
+mod build;
+mod read;
+
+pub use build::TreeBuilder;
+pub use read::Tree;
+pub use silt_format::{TreeContent, TreeEntry, TreeKind, TreeXattr};
