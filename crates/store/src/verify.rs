@@ -9,12 +9,12 @@ use crate::{
     pack::read_footer,
     store::{Shared, Store},
 };
-use silt_types::{ChunkId, Error, ErrorKind, Result};
+use silt_types::{ChunkId, Error, ErrorKind, Progress, Result};
 use std::{
     collections::{HashMap, HashSet},
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicUsize, Ordering::Relaxed},
     },
 };
 
@@ -40,10 +40,10 @@ impl Findings {
 }
 
 impl Store {
-    /// Checks the database and hashes every chunk of every pack, on all cores. Reads the whole store. `progress` is
-    /// told bytes of packs read so far and in all. Damage is among the findings, not an error; an error means that
+    /// Checks the database and hashes every chunk of every pack, on all cores. Reads the whole store. `progress` hears of
+    /// bytes of packs. Damage is among the findings, not an error; an error means that
     /// verification could not go on.
-    pub fn verify(&self, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Findings> {
+    pub fn verify(&self, progress: &dyn Progress) -> Result<Findings> {
         let shared = self.shared();
         let mut findings = Findings::default();
         check_database(shared, &mut findings)?;
@@ -65,14 +65,12 @@ impl Store {
                 packs.len()
             )));
         }
-        let total = packs.iter().map(|pack| pack.size).sum();
-        let (next, done) = (AtomicUsize::new(0), AtomicU64::new(0));
+        progress.begin("verifying packs", packs.iter().map(|pack| pack.size).sum());
+        let next = AtomicUsize::new(0);
         let (all, rows_found) = (Mutex::new(findings), Mutex::new(HashMap::new()));
         let worker = || {
             while let Some(pack) = packs.get(next.fetch_add(1, Relaxed)) {
-                let (found, rows) = check_pack(shared, pack, &|bytes| {
-                    progress(done.fetch_add(bytes, Relaxed), total)
-                });
+                let (found, rows) = check_pack(shared, pack, progress);
                 merge(&mut all.lock().unwrap_or_else(PoisonError::into_inner), found);
                 rows_found.lock().unwrap_or_else(PoisonError::into_inner).insert(pack.number, rows);
             }
@@ -121,7 +119,7 @@ fn check_database(shared: &Shared, findings: &mut Findings) -> Result<()> {
 }
 
 /// Checks one pack. Answers how many rows of the index point into it, too.
-fn check_pack(shared: &Shared, pack: &PackRow, progress: &dyn Fn(u64)) -> (Findings, u64) {
+fn check_pack(shared: &Shared, pack: &PackRow, progress: &dyn Progress) -> (Findings, u64) {
     let mut findings = Findings { packs: 1, ..Findings::default() };
     let mut rows = 0;
     let footer = match read_footer(&shared.paths, pack.id) {
@@ -135,7 +133,7 @@ fn check_pack(shared: &Shared, pack: &PackRow, progress: &dyn Fn(u64)) -> (Findi
         }
         Err(error) => {
             findings.add(error);
-            progress(pack.size);
+            progress.advance(pack.size);
             return (findings, rows);
         }
     };
@@ -169,7 +167,7 @@ fn check_pack(shared: &Shared, pack: &PackRow, progress: &dyn Fn(u64)) -> (Findi
             }
         }
         findings.chunks += 1;
-        progress(u64::from(entry.stored_len));
+        progress.advance(u64::from(entry.stored_len));
     }
     (findings, rows)
 }

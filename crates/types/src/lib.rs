@@ -5,12 +5,14 @@
 mod error;
 mod id;
 mod name;
+mod progress;
 mod range;
 mod size;
 
 pub use error::{Context, Error, ErrorKind, Result};
 pub use id::{ChunkId, DeltaId, DiskId, LeaseId, PackId, TreeId, VolumeId};
 pub use name::Name;
+pub use progress::{NoProgress, Progress};
 pub use range::BlockRange;
 pub use size::{format_size, parse_size};
 
