@@ -1,0 +1,212 @@
+//! One client after its handshake: requests in, answers out.
+//!
+//! The connection's own thread reads many requests at a time and answers at once whatever takes no longer than handing
+//! it over would: hot reads and whole-block writes. Their replies leave together when the received requests are used
+//! up. Everything else goes to [`Workers`], whose replies may overtake. Nothing is allocated for a request on the fast
+//! path.
+
+use super::{
+    input::Input,
+    jobs::{Job, Task},
+    limits::{
+        INPUT_BYTES, PAYLOAD_BYTES_MAX, READ_INLINE_BYTES_MAX, REPLY_BYTES,
+        WRITE_HANDOVER_BYTES_MAX,
+    },
+    link::Link,
+    reply::{Piece, Replies, SHORT_REPLY_BYTES_MAX},
+    request::{Request, check},
+    wire::{RequestHeader, command, flag},
+    workers::Workers,
+};
+use silt_types::BLOCK_SIZE_BYTES;
+use std::{
+    io::{Error, ErrorKind, Result},
+    sync::Arc,
+};
+
+/// Serves a client until it leaves, breaks the protocol or is cut off; then everything it asked for was done, and
+/// answered if it still listens.
+pub(super) fn serve(link: Arc<Link>) {
+    let mut connection = Connection {
+        input: Input::new(),
+        replies: Replies::new(link.session.structured),
+        workers: Workers::new(link.clone()),
+        link: link.clone(),
+    };
+    // Why a connection ended is the client's business: what it was owed is sent, the rest it sees for itself.
+    let _ = connection.answer_all();
+    let _ = connection.send_replies();
+    connection.workers.finish();
+    link.hang_up();
+}
+
+struct Connection {
+    link: Arc<Link>,
+    input: Input,
+    replies: Replies,
+    workers: Workers,
+}
+
+impl Connection {
+    fn answer_all(&mut self) -> Result<()> {
+        loop {
+            while let Some(header) = self.next_header()? {
+                if header.command == command::DISCONNECT {
+                    return Ok(());
+                }
+                if header.command == command::WRITE {
+                    self.write(&header)?;
+                } else {
+                    self.answer(&header)?;
+                }
+            }
+            self.send_replies()?;
+            if !self.input.receive(self.link.socket())? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn next_header(&mut self) -> Result<Option<RequestHeader>> {
+        let Some(bytes) = self.input.unread().first_chunk() else { return Ok(None) };
+        let header = RequestHeader::decode(bytes)
+            .ok_or_else(|| Error::new(ErrorKind::InvalidData, "no request starts like this"))?;
+        self.input.consume(RequestHeader::LEN);
+        Ok(Some(header))
+    }
+
+    /// Answers, or hands over, a request without payload.
+    fn answer(&mut self, header: &RequestHeader) -> Result<()> {
+        self.make_room(SHORT_REPLY_BYTES_MAX)?;
+        let cookie = header.cookie;
+        let task = match check(header, &self.link.session) {
+            Err(refusal) => {
+                self.replies.refused(cookie, refusal);
+                return Ok(());
+            }
+            Ok(Request::Read { .. }) => {
+                if self.read_inline(header)? {
+                    return Ok(());
+                }
+                Task::Read
+            }
+            Ok(Request::Flush) if self.link.session.geometry.read_only => {
+                self.replies.done(cookie);
+                return Ok(());
+            }
+            Ok(Request::Flush) => Task::Flush,
+            Ok(Request::Trim) => Task::Trim,
+            Ok(Request::WriteZeroes { may_unmap }) => Task::WriteZeroes { may_unmap },
+            Ok(Request::BlockStatus { one_extent }) => Task::BlockStatus { one_extent },
+            Ok(Request::Write | Request::Disconnect) => return Ok(()),
+        };
+        self.hand_over(header, task)
+    }
+
+    /// Answers a read if that is quick; false when a worker has to.
+    fn read_inline(&mut self, header: &RequestHeader) -> Result<bool> {
+        if header.len == 0 {
+            self.replies.no_data(header.cookie);
+            return Ok(true);
+        }
+        if header.len > READ_INLINE_BYTES_MAX {
+            return Ok(false);
+        }
+        let (cookie, offset, len) = (header.cookie, header.offset, header.len as usize);
+        self.make_room(self.replies.data_reply_len(len))?;
+        let piece = Piece { cookie, offset, len, is_last: true };
+        let device = &self.link.device;
+        match self.replies.data(piece, |buf| device.read_hot(buf, offset)) {
+            Ok(answered) => Ok(answered),
+            Err(error) => {
+                self.replies.failed(cookie, &error);
+                Ok(true)
+            }
+        }
+    }
+
+    /// Takes the payload of a write, and does the write, or has it done, unless it is refused.
+    fn write(&mut self, header: &RequestHeader) -> Result<()> {
+        if header.len > PAYLOAD_BYTES_MAX {
+            // Probably not a length at all: what follows cannot be trusted to be a request.
+            return Err(Error::new(ErrorKind::InvalidData, "no write is as long"));
+        }
+        let checked = check(header, &self.link.session);
+        let may_need_more = !is_whole_blocks(header.offset, header.len);
+        if checked.is_ok() && may_need_more && header.len <= WRITE_HANDOVER_BYTES_MAX {
+            let payload = self.payload(header.len as usize)?.into();
+            self.input.consume(header.len as usize);
+            return self.hand_over(header, Task::Write(payload));
+        }
+        let written = self.write_in_pieces(header, checked.is_ok())?;
+        self.make_room(SHORT_REPLY_BYTES_MAX)?;
+        match (checked, written) {
+            (Err(refusal), _) => self.replies.refused(header.cookie, refusal),
+            (_, Err(error)) => self.replies.failed(header.cookie, &error),
+            _ if header.flags & flag::FUA != 0 => return self.hand_over(header, Task::Flush),
+            _ => self.replies.done(header.cookie),
+        }
+        Ok(())
+    }
+
+    /// Passes a payload to the device, or nowhere if it is not wanted or the device has failed. All of it is consumed
+    /// in any case.
+    fn write_in_pieces(
+        &mut self,
+        header: &RequestHeader,
+        is_wanted: bool,
+    ) -> Result<silt_types::Result<()>> {
+        let (mut offset, mut left) = (header.offset, header.len as usize);
+        let mut outcome = Ok(());
+        while left > 0 {
+            let mut piece = left.min(INPUT_BYTES);
+            self.payload(piece)?;
+            if is_wanted && piece < left {
+                // The next piece begins with a whole block.
+                piece -= ((offset + piece as u64) % BLOCK_SIZE_BYTES) as usize;
+            }
+            if is_wanted && outcome.is_ok() {
+                outcome = self.link.device.write_at(&self.input.unread()[..piece], offset);
+            }
+            self.input.consume(piece);
+            offset = offset.wrapping_add(piece as u64);
+            left -= piece;
+        }
+        Ok(outcome)
+    }
+
+    /// The next `len` bytes, waited for if need be; nobody's answer waits for that.
+    fn payload(&mut self, len: usize) -> Result<&[u8]> {
+        if self.input.unread().len() < len {
+            self.send_replies()?;
+            self.input.require(self.link.socket(), len)?;
+        }
+        Ok(&self.input.unread()[..len])
+    }
+
+    fn hand_over(&mut self, header: &RequestHeader, task: Task) -> Result<()> {
+        if self.workers.is_full() {
+            self.send_replies()?;
+        }
+        let (cookie, offset, len) = (header.cookie, header.offset, header.len);
+        let fua = header.flags & flag::FUA != 0;
+        self.workers.submit(Job { cookie, offset, len, fua, task })
+    }
+
+    fn make_room(&mut self, len: usize) -> Result<()> {
+        if self.replies.pending().len() + len > REPLY_BYTES { self.send_replies() } else { Ok(()) }
+    }
+
+    fn send_replies(&mut self) -> Result<()> {
+        if self.replies.pending().is_empty() {
+            return Ok(());
+        }
+        let sent = self.link.send(self.replies.pending());
+        self.replies.clear();
+        sent
+    }
+}
+
+fn is_whole_blocks(offset: u64, len: u32) -> bool {
+    offset.is_multiple_of(BLOCK_SIZE_BYTES) && u64::from(len).is_multiple_of(BLOCK_SIZE_BYTES)
+}

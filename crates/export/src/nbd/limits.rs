@@ -1,0 +1,63 @@
+//! Every bound of the NBD export, with its reason. Per connection they add up to about 6 MiB of memory.
+
+use std::time::Duration;
+
+/// Connections served at once. Clients open one per core or per queue; beyond this it is a leak or an attack.
+pub(super) const CLIENTS_MAX: usize = 64;
+
+/// Connections above [`CLIENTS_MAX`] that are told why they are refused; further ones are just closed.
+pub(super) const REFUSALS_MAX: usize = 16;
+
+/// Time for the whole handshake. Clients need milliseconds; who needs longer keeps a place from others.
+pub(super) const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Options in one handshake. Clients send up to ten.
+pub(super) const OPTIONS_MAX: usize = 64;
+
+/// Data of one option: an export name (4096 bytes in the specification) and as much again for queries.
+pub(super) const OPTION_BYTES_MAX: u32 = 8192;
+
+/// Data of all options of one handshake, too large ones that are read and dropped included.
+pub(super) const HANDSHAKE_BYTES_MAX: u32 = 256 * 1024;
+
+/// The longest read or write, announced to clients: 32 MiB is what the specification tells clients to assume.
+pub(super) const PAYLOAD_BYTES_MAX: u32 = 32 << 20;
+
+/// The block size that clients are asked to prefer: the unit in which volumes keep what was written.
+pub(super) const BLOCK_BYTES_PREFERRED: u32 = silt_types::BLOCK_SIZE_BYTES as u32;
+
+/// What one receive may bring: sixteen requests of 16 KiB, or all of a request of nbdcopy. Longer writes pass through
+/// in pieces of this size.
+pub(super) const INPUT_BYTES: usize = 512 << 10;
+
+/// Replies that are collected before they are sent: a queue of sixteen reads of 16 KiB.
+pub(super) const REPLY_BYTES: usize = 512 << 10;
+
+/// The longest read that is tried on the connection's own thread: beyond it, copying costs more than a hand-over.
+pub(super) const READ_INLINE_BYTES_MAX: u32 = 128 << 10;
+
+/// The longest partial-block write that is handed over (it may have to read and decode what surrounds it). Longer ones
+/// are mostly whole blocks, which are cheap.
+pub(super) const WRITE_HANDOVER_BYTES_MAX: u32 = 32 << 10;
+
+/// A worker reads in pieces of this size, so that 32 MiB reads on all connections at once cost no more memory.
+pub(super) const READ_PIECE_BYTES_MAX: u32 = 1 << 20;
+
+/// Threads of one connection for slow requests: enough to keep an SSD busy and a 16-core machine decoding from four
+/// connections. They belong to the connection so that a client that does not read its replies stops only its own.
+pub(super) const WORKERS_MAX: usize = 4;
+
+/// Slow requests of one connection that wait or run. Then nothing more is received: the client's queue is full.
+pub(super) const JOBS_MAX: usize = 64;
+
+/// Extents in one answer to a block status request: 32 KiB of reply. Clients ask again for the rest.
+pub(super) const EXTENTS_MAX: usize = 4096;
+
+/// The longest error message for a client; the specification allows 4096 bytes.
+pub(super) const MESSAGE_BYTES_MAX: usize = 1024;
+
+/// At the end: how long requests in flight may take before their connections are cut.
+pub(super) const DRAIN_TIME_MAX: Duration = Duration::from_secs(4);
+
+/// At the end: how long cut connections may take to notice. With [`DRAIN_TIME_MAX`] below the 5 s a server has to end.
+pub(super) const CUT_TIME_MAX: Duration = Duration::from_millis(500);

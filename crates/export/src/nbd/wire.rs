@@ -1,0 +1,208 @@
+//! The numbers and byte layouts of the NBD protocol. Everything is big-endian.
+//!
+//! Source: `doc/proto.md` of the NBD project, the sections named at each group. No I/O here.
+
+use silt_types::{Error, ErrorKind};
+
+/// First word of the greeting, and with [`OPTION_MAGIC`] all of it ("Fixed newstyle negotiation").
+pub(super) const GREETING_MAGIC: u64 = u64::from_be_bytes(*b"NBDMAGIC");
+/// Second word of the greeting, and the start of every option.
+pub(super) const OPTION_MAGIC: u64 = u64::from_be_bytes(*b"IHAVEOPT");
+/// Start of every reply to an option.
+pub(super) const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
+/// Start of every request.
+pub(super) const REQUEST_MAGIC: u32 = 0x2560_9513;
+/// Start of a simple reply.
+pub(super) const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
+/// Start of a chunk of a structured reply.
+pub(super) const CHUNK_MAGIC: u32 = 0x668e_33ef;
+
+/// Handshake flags, of server and client alike: fixed newstyle.
+pub(super) const FIXED_NEWSTYLE: u16 = 1;
+/// Handshake flag: no 124 zeroes after the answer to `EXPORT_NAME`.
+pub(super) const NO_ZEROES: u16 = 2;
+
+/// Option types ("Option types").
+pub(super) mod option {
+    pub(in super::super) const EXPORT_NAME: u32 = 1;
+    pub(in super::super) const ABORT: u32 = 2;
+    pub(in super::super) const LIST: u32 = 3;
+    pub(in super::super) const INFO: u32 = 6;
+    pub(in super::super) const GO: u32 = 7;
+    pub(in super::super) const STRUCTURED_REPLY: u32 = 8;
+    pub(in super::super) const LIST_META_CONTEXT: u32 = 9;
+    pub(in super::super) const SET_META_CONTEXT: u32 = 10;
+}
+
+/// Option reply types ("Option reply types").
+pub(super) mod answer {
+    pub(in super::super) const ACK: u32 = 1;
+    pub(in super::super) const SERVER: u32 = 2;
+    pub(in super::super) const INFO: u32 = 3;
+    pub(in super::super) const META_CONTEXT: u32 = 4;
+    pub(in super::super) const UNSUPPORTED: u32 = 0x8000_0001;
+    pub(in super::super) const POLICY: u32 = 0x8000_0002;
+    pub(in super::super) const INVALID: u32 = 0x8000_0003;
+    pub(in super::super) const UNKNOWN: u32 = 0x8000_0006;
+    pub(in super::super) const TOO_BIG: u32 = 0x8000_0009;
+}
+
+/// Kinds of information in the answer to `INFO` and `GO`.
+pub(super) const INFO_EXPORT: u16 = 0;
+/// Block sizes, as [`INFO_EXPORT`].
+pub(super) const INFO_BLOCK_SIZE: u16 = 3;
+
+/// Transmission flags ("Transmission flags"): what the export can do.
+pub(super) mod can {
+    pub(in super::super) const HAS_FLAGS: u16 = 1;
+    pub(in super::super) const READ_ONLY: u16 = 1 << 1;
+    pub(in super::super) const FLUSH: u16 = 1 << 2;
+    pub(in super::super) const FUA: u16 = 1 << 3;
+    pub(in super::super) const TRIM: u16 = 1 << 5;
+    pub(in super::super) const WRITE_ZEROES: u16 = 1 << 6;
+    pub(in super::super) const DF: u16 = 1 << 7;
+    pub(in super::super) const MULTI_CONN: u16 = 1 << 8;
+}
+
+/// Request types ("Request types").
+pub(super) mod command {
+    pub(in super::super) const READ: u16 = 0;
+    pub(in super::super) const WRITE: u16 = 1;
+    pub(in super::super) const DISCONNECT: u16 = 2;
+    pub(in super::super) const FLUSH: u16 = 3;
+    pub(in super::super) const TRIM: u16 = 4;
+    pub(in super::super) const WRITE_ZEROES: u16 = 6;
+    pub(in super::super) const BLOCK_STATUS: u16 = 7;
+}
+
+/// Request flags ("Command flags").
+pub(super) mod flag {
+    pub(in super::super) const FUA: u16 = 1;
+    pub(in super::super) const NO_HOLE: u16 = 1 << 1;
+    pub(in super::super) const DF: u16 = 1 << 2;
+    pub(in super::super) const REQ_ONE: u16 = 1 << 3;
+}
+
+/// Chunk types of structured replies ("Structured reply types").
+pub(super) mod chunk {
+    pub(in super::super) const DONE: u16 = 1;
+    pub(in super::super) const NONE: u16 = 0;
+    pub(in super::super) const OFFSET_DATA: u16 = 1;
+    pub(in super::super) const BLOCK_STATUS: u16 = 5;
+    pub(in super::super) const ERROR: u16 = 0x8001;
+}
+
+/// The one metadata context there is ("Metadata querying").
+pub(super) const ALLOCATION_CONTEXT: &[u8] = b"base:allocation";
+/// The id that its extents carry.
+pub(super) const ALLOCATION_CONTEXT_ID: u32 = 1;
+/// Extent flag: takes no space.
+pub(super) const EXTENT_HOLE: u32 = 1;
+/// Extent flag: reads as zero.
+pub(super) const EXTENT_ZERO: u32 = 2;
+
+/// Error values ("Error values").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum Errno {
+    NotPermitted = 1,
+    Io = 5,
+    Invalid = 22,
+    NoSpace = 28,
+    Overflow = 75,
+}
+
+impl Errno {
+    /// The value that tells a client about an error of the device.
+    pub(super) fn of(error: &Error) -> Errno {
+        match error.kind() {
+            ErrorKind::NoSpace => Errno::NoSpace,
+            ErrorKind::Invalid => Errno::Invalid,
+            _ => Errno::Io,
+        }
+    }
+}
+
+/// A request as it came, of any content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RequestHeader {
+    pub(super) flags: u16,
+    pub(super) command: u16,
+    pub(super) cookie: u64,
+    pub(super) offset: u64,
+    pub(super) len: u32,
+}
+
+impl RequestHeader {
+    /// Length in bytes.
+    pub(super) const LEN: usize = 28;
+
+    /// `None` if the magic is not that of a request: then nothing that follows can be trusted.
+    pub(super) fn decode(bytes: &[u8; RequestHeader::LEN]) -> Option<RequestHeader> {
+        let mut fields = Fields(bytes);
+        let magic = fields.u32()?;
+        let header = RequestHeader {
+            flags: fields.u16()?,
+            command: fields.u16()?,
+            cookie: fields.u64()?,
+            offset: fields.u64()?,
+            len: fields.u32()?,
+        };
+        (magic == REQUEST_MAGIC).then_some(header)
+    }
+}
+
+/// Reads numbers off the front of bytes; `None` when they end early.
+pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+
+impl<'a> Fields<'a> {
+    pub(super) fn bytes(&mut self, len: usize) -> Option<&'a [u8]> {
+        let (head, rest) = self.0.split_at_checked(len)?;
+        self.0 = rest;
+        Some(head)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*head)
+    }
+
+    pub(super) fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_be_bytes)
+    }
+
+    pub(super) fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    pub(super) fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_be_bytes)
+    }
+}
+
+/// Length of the header of a simple reply.
+pub(super) const SIMPLE_REPLY_LEN: usize = 16;
+
+/// The header of a simple reply; `error` is 0 for success.
+pub(super) fn simple_reply(cookie: u64, error: u32) -> [u8; SIMPLE_REPLY_LEN] {
+    let mut bytes = [0; SIMPLE_REPLY_LEN];
+    bytes[0..4].copy_from_slice(&SIMPLE_REPLY_MAGIC.to_be_bytes());
+    bytes[4..8].copy_from_slice(&error.to_be_bytes());
+    bytes[8..16].copy_from_slice(&cookie.to_be_bytes());
+    bytes
+}
+
+/// Length of the header of a chunk.
+pub(super) const CHUNK_HEADER_LEN: usize = 20;
+
+/// The header of a chunk with `len` bytes of payload.
+pub(super) fn chunk_header(flags: u16, kind: u16, cookie: u64, len: u32) -> [u8; CHUNK_HEADER_LEN] {
+    let mut bytes = [0; CHUNK_HEADER_LEN];
+    bytes[0..4].copy_from_slice(&CHUNK_MAGIC.to_be_bytes());
+    bytes[4..6].copy_from_slice(&flags.to_be_bytes());
+    bytes[6..8].copy_from_slice(&kind.to_be_bytes());
+    bytes[8..16].copy_from_slice(&cookie.to_be_bytes());
+    bytes[16..20].copy_from_slice(&len.to_be_bytes());
+    bytes
+}

@@ -1,0 +1,92 @@
+//! How a server is told to end: from another thread, or by a signal.
+//!
+//! A pipe that becomes readable and stays so, since nobody empties it: any number of servers can wait for it in `poll`
+//! beside their sockets, and asking twice is asking once.
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::ioctl_fionbio,
+};
+use silt_types::{Context as _, Error, Result};
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
+};
+
+/// A request to end, shared by whoever asks and whoever obeys. Clones are the same signal.
+#[derive(Clone, Debug)]
+pub struct StopSignal(Arc<Pipe>);
+
+#[derive(Debug)]
+struct Pipe {
+    read: OwnedFd,
+    write: OwnedFd,
+}
+
+impl StopSignal {
+    /// A signal that was not given yet. Fails only when the process is out of file descriptors.
+    pub fn new() -> Result<StopSignal> {
+        let what = || "cannot make a stop signal".to_owned();
+        let (read, write) = io::pipe().context(what)?;
+        ioctl_fionbio(&write, true).map_err(io::Error::from).context(what)?;
+        Ok(StopSignal(Arc::new(Pipe { read: read.into(), write: write.into() })))
+    }
+
+    /// Asks every server that runs with this signal to end. Never waits.
+    pub fn trigger(&self) {
+        // A full pipe means that the signal was given long ago.
+        let _ = rustix::io::write(&self.0.write, &[1]);
+    }
+
+    /// Whether the signal was given.
+    pub fn is_triggered(&self) -> bool {
+        let mut fds = [PollFd::new(&self.0.read, PollFlags::IN)];
+        matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1))
+    }
+
+    /// Gives the signal whenever the process gets SIGTERM or SIGINT, for the rest of its life. These no longer end the
+    /// process by themselves.
+    pub fn trigger_on_termination(&self) -> Result<()> {
+        use signal_hook::consts::{SIGINT, SIGTERM};
+        for signal in [SIGTERM, SIGINT] {
+            let failed = |error: io::Error| {
+                Error::io(format!("cannot listen to the process signal {signal}"), error)
+            };
+            let write = self.0.write.try_clone().map_err(failed)?;
+            signal_hook::low_level::pipe::register(signal, write).map_err(failed)?;
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for StopSignal {
+    /// Readable from the moment the signal is given, for ever: for `poll` only.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.read.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_once_given_stays_given_for_every_clone() {
+        let signal = StopSignal::new().unwrap();
+        let other = signal.clone();
+        assert!(!other.is_triggered());
+        (0..100_000).for_each(|_| signal.trigger());
+        assert!(other.is_triggered() && other.is_triggered() && signal.is_triggered());
+    }
+
+    #[test]
+    fn sigterm_gives_the_signal_instead_of_ending_the_process() {
+        let signal = StopSignal::new().unwrap();
+        signal.trigger_on_termination().unwrap();
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM)
+            .unwrap();
+        let mut fds = [PollFd::new(&signal, PollFlags::IN)];
+        assert_eq!(poll(&mut fds, None).unwrap(), 1);
+    }
+}
