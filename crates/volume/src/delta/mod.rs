@@ -1,0 +1,216 @@
+//! A delta: the blocks written or zeroed since the base, in place in sparse files, and the durable record of which
+//! they are.
+//!
+//! A delta is a folder: `data.000` and following hold the blocks where the disk has them ([`data`]), `map.log` says which
+//! blocks count ([`log`]). Not for: what a block was before, nor partial blocks of the disk; that is the volume's.
+//!
+//! Invariants: a block that joined stays in, so a zeroed block hides what lay below it for ever; its record becomes
+//! durable only after its data; a failed sync poisons the delta. Explained in `docs/internals/delta.md`.
+
+mod data;
+mod flush;
+mod log;
+mod reader;
+
+#[cfg(test)]
+mod tests;
+
+pub use data::Space;
+pub use reader::{DeltaReader, DeltaRun, DeltaRuns};
+
+use data::Segments;
+use flush::FlushGate;
+use log::Log;
+use roaring::RoaringBitmap;
+use rustix::{fs::FlockOperation, io::Errno};
+use silt_sys::durability;
+use silt_types::{BLOCK_SIZE_BYTES, BlockRange, Context as _, DeltaId, Error, ErrorKind, Result};
+use std::{
+    fs::File,
+    ops::RangeInclusive,
+    path::Path,
+    sync::{Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard},
+};
+
+/// A delta open for writing; at most one at a time, enforced by a lock on its folder that dies with its holder.
+///
+/// Every method may be called from many threads at once. Dropping it without [`Delta::close`] is what a crash is: what
+/// was flushed is there.
+pub struct Delta {
+    id: DeltaId,
+    size_bytes: u64,
+    segments: Segments,
+    members: RwLock<Members>,
+    log: Mutex<Log>,
+    flushes: FlushGate,
+    poison: OnceLock<String>,
+    _lock: File,
+}
+
+#[derive(Default)]
+struct Members {
+    all: RoaringBitmap,
+    /// Those that joined since the last flush took them to the log.
+    unlogged: RoaringBitmap,
+}
+
+impl Delta {
+    /// Makes the delta of a disk of `size_bytes` in the new folder `dir`, without any block, and durable but for the name
+    /// of `dir` in its parent. `AlreadyExists` if there is something.
+    pub fn create(dir: &Path, id: DeltaId, size_bytes: u64) -> Result<Delta> {
+        if !durability::create_dir(dir)? {
+            let message = format!("the delta folder {} exists", dir.display());
+            return Err(Error::new(ErrorKind::AlreadyExists, message));
+        }
+        let lock = lock_folder(dir)?;
+        let log = Log::create(dir, id, size_bytes)?;
+        durability::sync_dir(dir)?;
+        Delta::assemble(dir, log, RoaringBitmap::new(), lock)
+    }
+
+    /// Opens a delta and cuts off what a crash left of an append that was never answered. `Busy` if another process has
+    /// it, `Corrupt`, naming file and sector, if its record is damaged or shorter than it was.
+    pub fn open(dir: &Path) -> Result<Delta> {
+        let lock = lock_folder(dir)?;
+        let (log, members) = Log::open(dir)?;
+        Delta::assemble(dir, log, members, lock)
+    }
+
+    fn assemble(dir: &Path, log: Log, all: RoaringBitmap, lock: File) -> Result<Delta> {
+        let (id, size_bytes) = (log.header().id, log.header().size_bytes);
+        Ok(Delta {
+            id,
+            size_bytes,
+            segments: Segments::open_writable(dir, size_bytes, &all)?,
+            members: RwLock::new(Members { all, ..Members::default() }),
+            log: Mutex::new(log),
+            flushes: FlushGate::default(),
+            poison: OnceLock::new(),
+            _lock: lock,
+        })
+    }
+
+    /// The delta's id.
+    pub fn id(&self) -> DeltaId {
+        self.id
+    }
+
+    /// Length of the disk in bytes.
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// Number of blocks in the delta.
+    pub fn blocks_modified(&self) -> u64 {
+        self.members().blocks.all.len()
+    }
+
+    /// Space that the blocks take on their file system, in bytes.
+    pub fn allocated_bytes(&self) -> Result<u64> {
+        self.segments.allocated_bytes()
+    }
+
+    /// Which blocks are in. Keeps blocks from joining while it is held.
+    pub(crate) fn members(&self) -> MembersGuard<'_> {
+        MembersGuard { blocks: self.members.read().unwrap_or_else(PoisonError::into_inner) }
+    }
+
+    /// Reads bytes of blocks that are in.
+    pub(crate) fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.segments.read_at(buf, offset)
+    }
+
+    /// How far from `offset` on, up to `end`, bytes of blocks that are in take space or do not.
+    pub(crate) fn space_at(&self, offset: u64, end: u64) -> Result<data::SpaceRun> {
+        self.segments.space_at(offset, end)
+    }
+
+    /// Writes bytes of blocks that are in already. `NoSpace` leaves each sector old or new.
+    pub(crate) fn overwrite(&self, buf: &[u8], offset: u64) -> Result<()> {
+        self.usable()?;
+        self.segments.write_at(buf, offset)
+    }
+
+    /// Writes whole blocks, which then are in. After an error those that were not in before still are not.
+    pub(crate) fn write_blocks(&self, buf: &[u8], first_block: u64) -> Result<()> {
+        debug_assert_eq!(buf.len() as u64 % BLOCK_SIZE_BYTES, 0);
+        self.usable()?;
+        self.segments.write_at(buf, first_block * BLOCK_SIZE_BYTES)?;
+        self.join(BlockRange { start: first_block, len: buf.len() as u64 / BLOCK_SIZE_BYTES });
+        Ok(())
+    }
+
+    /// Makes whole blocks zero, which then are in, and gives their space back or keeps it.
+    ///
+    /// The data goes before the record, and needs no sync in between: a block that is in reads as its old value or zero
+    /// after a crash, which is right for what was not flushed; a block that is not in reads as what lies below it.
+    pub(crate) fn zero_blocks(&self, range: BlockRange, space: Space) -> Result<()> {
+        self.usable()?;
+        let len_bytes = range.len * BLOCK_SIZE_BYTES;
+        self.segments.zero(range.start * BLOCK_SIZE_BYTES, len_bytes, space)?;
+        self.join(range);
+        Ok(())
+    }
+
+    /// Lets blocks join whose data is written.
+    fn join(&self, range: BlockRange) {
+        let Some(range) = inclusive(range) else { return };
+        if self.members().blocks.all.contains_range(range.clone()) {
+            return;
+        }
+        let mut members = self.members.write().unwrap_or_else(PoisonError::into_inner);
+        members.all.insert_range(range.clone());
+        // Blocks that were in before are recorded twice then, which is harmless and keeps the runs few.
+        members.unlogged.insert_range(range);
+    }
+
+    fn usable(&self) -> Result<()> {
+        match self.poison.get() {
+            None => Ok(()),
+            Some(why) => Err(Error::new(
+                ErrorKind::Io,
+                format!("delta {} takes no writes until it is opened anew, since: {why}", self.id),
+            )),
+        }
+    }
+}
+
+/// The blocks that are in a delta; see [`Delta::members`].
+pub(crate) struct MembersGuard<'a> {
+    blocks: RwLockReadGuard<'a, Members>,
+}
+
+impl MembersGuard<'_> {
+    pub(crate) fn all(&self) -> &RoaringBitmap {
+        &self.blocks.all
+    }
+
+    pub(crate) fn contains(&self, block: u64) -> bool {
+        contains(&self.blocks.all, block)
+    }
+
+    pub(crate) fn contains_all(&self, range: BlockRange) -> bool {
+        inclusive(range).is_none_or(|range| self.blocks.all.contains_range(range))
+    }
+}
+
+fn contains(members: &RoaringBitmap, block: u64) -> bool {
+    u32::try_from(block).is_ok_and(|block| members.contains(block))
+}
+
+/// The range as the bitmap takes it; `None` if it is empty. Blocks of a disk are below 2^32.
+fn inclusive(range: BlockRange) -> Option<RangeInclusive<u32>> {
+    (range.len > 0).then(|| range.start as u32..=(range.end() - 1) as u32)
+}
+
+/// Locks a folder against a second writer, for as long as the file is open.
+fn lock_folder(dir: &Path) -> Result<File> {
+    let file = File::open(dir).context(|| format!("cannot open the delta {}", dir.display()))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(Errno::WOULDBLOCK) => {
+            Err(Error::new(ErrorKind::Busy, format!("the delta {} is in use", dir.display())))
+        }
+        Err(error) => Err(Error::io(format!("cannot lock {}", dir.display()), error.into())),
+    }
+}

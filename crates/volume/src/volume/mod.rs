@@ -1,0 +1,196 @@
+//! A volume: a sealed base, the frozen deltas over it, and the delta that is written to, as one disk.
+//!
+//! For: the path of a guest's read, write, flush and discard. Not for: names, the catalog, making and freezing deltas, and
+//! where their folders are; the caller gives paths. Images are volumes without deltas.
+//!
+//! Invariants: a block reads from the newest layer that has it; layers below the own delta never change; what a layer
+//! zeroed stays zero. [`read`] goes down the layers, [`write`] makes a block join the own delta, [`status`] tells holes.
+//! Explained in `docs/internals/block-path.md`.
+
+mod first_touch;
+mod read;
+mod status;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+use crate::{
+    delta::{Delta, DeltaReader, MembersGuard},
+    device::{BlockDevice, BlockStatus, Geometry},
+    map::DiskMap,
+};
+use first_touch::FirstTouch;
+use silt_format::FROZEN_DELTAS_MAX;
+use silt_store::ChunkSource;
+use silt_types::{DISK_SIZE_BYTES_MAX, DiskId, Error, Result};
+use std::{path::PathBuf, sync::Arc};
+
+/// What a volume is opened from.
+pub struct VolumeParts {
+    /// Where the chunks of the base are.
+    pub source: Arc<dyn ChunkSource>,
+    /// The sealed disk below everything.
+    pub base: DiskId,
+    /// Folders of the frozen deltas, newest first; at most eight.
+    pub frozen: Vec<PathBuf>,
+    /// Folder of the delta that is written to; without one the disk is read-only.
+    pub own: Option<PathBuf>,
+    /// Length of the disk in bytes, at least that of the base and of every delta.
+    pub size_bytes: u64,
+}
+
+/// A disk open for reading, and for writing if it has a delta of its own.
+///
+/// Dropping it without [`Volume::close`] loses nothing that was flushed.
+pub struct Volume {
+    source: Arc<dyn ChunkSource>,
+    base: DiskMap,
+    frozen: Vec<DeltaReader>,
+    own: Option<Delta>,
+    size_bytes: u64,
+    first_touch: FirstTouch,
+}
+
+/// The layer that a block reads from.
+#[derive(Clone, Copy)]
+enum Layer<'a> {
+    Own(&'a Delta),
+    Frozen(&'a DeltaReader),
+    Base,
+}
+
+impl PartialEq for Layer<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Layer::Own(_), Layer::Own(_)) | (Layer::Base, Layer::Base) => true,
+            (Layer::Frozen(one), Layer::Frozen(other)) => std::ptr::eq(*one, *other),
+            _ => false,
+        }
+    }
+}
+
+impl Volume {
+    /// Opens a disk. Reads the records of the deltas, nothing of the base. `Busy` if the own delta is in use, `Invalid` for
+    /// sizes that do not fit or too many deltas, `Corrupt` for a damaged one.
+    pub fn open(parts: VolumeParts) -> Result<Volume> {
+        let VolumeParts { source, base, frozen, own, size_bytes } = parts;
+        if size_bytes < base.size_bytes || size_bytes > DISK_SIZE_BYTES_MAX {
+            let base = base.size_bytes;
+            return Err(Error::invalid(format!(
+                "a volume of {size_bytes} bytes does not fit its base of {base} bytes"
+            )));
+        }
+        if frozen.len() > FROZEN_DELTAS_MAX {
+            let count = frozen.len();
+            return Err(Error::invalid(format!("{count} frozen deltas are too many for a volume")));
+        }
+        let frozen = frozen.iter().map(|dir| DeltaReader::open(dir)).collect::<Result<Vec<_>>>()?;
+        let own = own.map(|dir| Delta::open(&dir)).transpose()?;
+        if let Some(delta) = frozen.iter().find(|delta| delta.size_bytes() > size_bytes) {
+            let id = delta.id();
+            return Err(Error::invalid(format!("frozen delta {id} belongs to a larger disk")));
+        }
+        if let Some(own) = own.as_ref().filter(|own| own.size_bytes() != size_bytes) {
+            let (id, len) = (own.id(), own.size_bytes());
+            return Err(Error::invalid(format!(
+                "delta {id} belongs to a disk of {len} bytes, not of {size_bytes}"
+            )));
+        }
+        let base = DiskMap::open(source.clone(), base)?;
+        Ok(Volume { source, base, frozen, own, size_bytes, first_touch: FirstTouch::default() })
+    }
+
+    /// Flushes, and records that the volume was left in good order, so that a shortened record of its delta is noticed.
+    /// The volume can be used on. Does nothing for a read-only one.
+    pub fn close(&self) -> Result<()> {
+        self.own.as_ref().map_or(Ok(()), Delta::close)
+    }
+
+    /// Number of blocks written or zeroed since the base, in all deltas together.
+    pub fn blocks_modified(&self) -> u64 {
+        let frozen = self.frozen.iter().map(DeltaReader::members);
+        let mut all = frozen.fold(roaring::RoaringBitmap::new(), |all, members| all | members);
+        if let Some(own) = &self.own {
+            all |= own.members().all();
+        }
+        all.len()
+    }
+
+    /// Space that the deltas take on their file system, in bytes.
+    pub fn delta_bytes_allocated(&self) -> Result<u64> {
+        let own = self.own.as_ref().map_or(Ok(0), Delta::allocated_bytes)?;
+        self.frozen.iter().try_fold(own, |sum, delta| Ok(sum + delta.allocated_bytes()?))
+    }
+
+    fn writable(&self) -> Result<&Delta> {
+        self.own.as_ref().ok_or_else(|| Error::invalid("the disk is read-only"))
+    }
+
+    fn check(&self, offset: u64, len_bytes: u64) -> Result<()> {
+        match offset.checked_add(len_bytes) {
+            Some(end) if end <= self.size_bytes => Ok(()),
+            _ => Err(Error::invalid(format!(
+                "{len_bytes} bytes at {offset} are beyond the disk of {} bytes",
+                self.size_bytes
+            ))),
+        }
+    }
+
+    /// The layer of `block`, and how many blocks from it on, up to `end`, have the same. Costs a look-up in each delta for
+    /// each block; callers bound the range.
+    fn locate(&self, block: u64, end: u64) -> (Layer<'_>, u64) {
+        let members = self.own.as_ref().map(Delta::members);
+        let layer_of = |block| self.layer_of(members.as_ref(), block);
+        let layer = layer_of(block);
+        let rest = (block + 1..end).take_while(|next| layer_of(*next) == layer);
+        (layer, 1 + rest.count() as u64)
+    }
+
+    fn layer_of(&self, own: Option<&MembersGuard<'_>>, block: u64) -> Layer<'_> {
+        if own.is_some_and(|members| members.contains(block)) {
+            return self.own.as_ref().map_or(Layer::Base, Layer::Own);
+        }
+        let frozen = self.frozen.iter().find(|delta| delta.contains(block));
+        frozen.map_or(Layer::Base, Layer::Frozen)
+    }
+}
+
+impl BlockDevice for Volume {
+    fn geometry(&self) -> Geometry {
+        Geometry { size_bytes: self.size_bytes, read_only: self.own.is_none() }
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.read(buf, offset)
+    }
+
+    fn read_hot(&self, buf: &mut [u8], offset: u64) -> Result<bool> {
+        self.read_if_hot(buf, offset)
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {
+        self.write(buf, offset)
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.writable()?.flush()
+    }
+
+    fn discard(&self, offset: u64, len_bytes: u64) -> Result<()> {
+        self.discard_whole_blocks(offset, len_bytes)
+    }
+
+    fn write_zeroes(&self, offset: u64, len_bytes: u64, may_unmap: bool) -> Result<()> {
+        self.zero(offset, len_bytes, may_unmap)
+    }
+
+    fn block_status(
+        &self,
+        offset: u64,
+        len_bytes: u64,
+        runs_max: usize,
+    ) -> Result<Vec<BlockStatus>> {
+        self.status(offset, len_bytes, runs_max)
+    }
+}

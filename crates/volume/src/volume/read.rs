@@ -1,0 +1,127 @@
+//! Reading: newest layer first, each chunk decoded once.
+
+use super::{Layer, Volume};
+use crate::map::ChunkPlace;
+use silt_store::{Chunk, KeyContext};
+use silt_types::{BLOCK_SIZE_BYTES, ChunkId, Result};
+
+/// How far a read may go for what it needs.
+#[derive(Clone, Copy)]
+enum Effort {
+    /// To the disk, and through decoding.
+    Any,
+    /// Only to what is decoded already. Data of deltas counts as such: it is usually in the page cache.
+    Hot,
+}
+
+/// The chunk that a read used last: extents that neighbour each other, or enclose a block of a delta, often share it.
+type Last = Option<(ChunkId, Chunk)>;
+
+impl Volume {
+    pub(super) fn read(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.check(offset, buf.len() as u64)?;
+        self.read_layers(buf, offset, Effort::Any).map(|_| ())
+    }
+
+    /// True if all of it was hot; else `buf` may be filled in part.
+    pub(super) fn read_if_hot(&self, buf: &mut [u8], offset: u64) -> Result<bool> {
+        self.check(offset, buf.len() as u64)?;
+        self.read_layers(buf, offset, Effort::Hot)
+    }
+
+    /// Reads a whole block, even where the disk ends within it; it is zero from there on.
+    pub(super) fn read_block(
+        &self,
+        buf: &mut [u8; BLOCK_SIZE_BYTES as usize],
+        block: u64,
+    ) -> Result<()> {
+        self.read_layers(buf, block * BLOCK_SIZE_BYTES, Effort::Any).map(|_| ())
+    }
+
+    fn read_layers(&self, buf: &mut [u8], offset: u64, effort: Effort) -> Result<bool> {
+        let end_block = (offset + buf.len() as u64).div_ceil(BLOCK_SIZE_BYTES);
+        let (mut rest, mut at) = (buf, offset);
+        let mut last = None;
+        while !rest.is_empty() {
+            let block = at / BLOCK_SIZE_BYTES;
+            let (layer, blocks) = self.locate(block, end_block);
+            let run_end = (block + blocks) * BLOCK_SIZE_BYTES;
+            let len = rest.len().min((run_end - at) as usize);
+            let (part, behind) = rest.split_at_mut(len);
+            match layer {
+                Layer::Own(own) => own.read_at(part, at)?,
+                Layer::Frozen(delta) => delta.read_at(part, at)?,
+                Layer::Base => {
+                    if !self.read_base(part, at, effort, &mut last)? {
+                        return Ok(false);
+                    }
+                }
+            }
+            rest = behind;
+            at += len as u64;
+        }
+        Ok(true)
+    }
+
+    fn read_base(
+        &self,
+        buf: &mut [u8],
+        offset: u64,
+        effort: Effort,
+        last: &mut Last,
+    ) -> Result<bool> {
+        let base_len = self.base.disk_id().size_bytes;
+        let (mut rest, mut at) = (buf, offset);
+        while !rest.is_empty() && at < base_len {
+            let block = at / BLOCK_SIZE_BYTES;
+            let extent = match effort {
+                Effort::Any => self.base.lookup(block)?,
+                Effort::Hot => match self.base.lookup_hot(block)? {
+                    Some(extent) => extent,
+                    None => return Ok(false),
+                },
+            };
+            // A base that ends within a block ends there, whatever its chunk holds behind.
+            let extent_end = ((block + extent.len_blocks) * BLOCK_SIZE_BYTES).min(base_len);
+            let len = rest.len().min((extent_end - at) as usize);
+            let (part, behind) = rest.split_at_mut(len);
+            match extent.place {
+                None => part.fill(0),
+                Some(place) => {
+                    let Some(chunk) = self.chunk(place, effort, last)? else { return Ok(false) };
+                    let start = place.offset_blocks * BLOCK_SIZE_BYTES + at % BLOCK_SIZE_BYTES;
+                    copy_padded(chunk, start as usize, part);
+                }
+            }
+            rest = behind;
+            at += len as u64;
+        }
+        rest.fill(0);
+        Ok(true)
+    }
+
+    fn chunk<'a>(
+        &self,
+        place: ChunkPlace,
+        effort: Effort,
+        last: &'a mut Last,
+    ) -> Result<Option<&'a Chunk>> {
+        if last.as_ref().is_none_or(|(id, _)| *id != place.chunk) {
+            let found = match effort {
+                Effort::Any => Some(self.source.get(KeyContext::Content, &place.chunk)?),
+                Effort::Hot => self.source.get_hot(KeyContext::Content, &place.chunk),
+            };
+            *last = found.map(|chunk| (place.chunk, chunk));
+        }
+        Ok(last.as_ref().map(|(_, chunk)| chunk))
+    }
+}
+
+/// Copies bytes of a chunk, which reads as zero beyond its end.
+fn copy_padded(chunk: &[u8], start: usize, out: &mut [u8]) {
+    let found = chunk.get(start..).unwrap_or_default();
+    let len = found.len().min(out.len());
+    let (data, tail) = out.split_at_mut(len);
+    data.copy_from_slice(&found[..len]);
+    tail.fill(0);
+}
