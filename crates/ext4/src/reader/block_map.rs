@@ -1,7 +1,7 @@
 //! The block maps of before ext4: twelve direct block numbers, then one block of numbers, one of such blocks, and one more.
 //!
-//! Every level is cut at the end of the file, and pointers outside the file system are damage. That a block points to
-//! itself does no harm: the depth is fixed, and `extents` ends a walk that claims more blocks than the disk has.
+//! Pointers outside the file system are damage. That a block points to itself or to one seen before does no harm: the depth
+//! is fixed, and a walk that claims more blocks than the disk has ends, both for the tables here and for data in `extents`.
 //!
 //! Source: Linux `Documentation/filesystems/ext4/blockmap.rst`.
 
@@ -16,12 +16,14 @@ const LEVELS: u32 = 3;
 pub(super) struct BlockMap<'a, D> {
     ext4: &'a Ext4<D>,
     inode: InodeNumber,
+    /// Blocks before this one of the file are passed over.
+    from: u64,
     /// The tables on the way to the current block, the one in the inode first.
     path: Vec<Table>,
     /// Block of the file that the walk has come to.
     logical: u64,
-    /// Blocks of the map itself that may still be read: more would be read twice.
-    tables_left: u64,
+    /// Blocks of the map itself that have been read.
+    pub(super) tables: u64,
 }
 
 /// A table of block numbers.
@@ -33,15 +35,16 @@ struct Table {
 }
 
 impl<'a, D: DiskRead> BlockMap<'a, D> {
-    pub(super) fn new(ext4: &'a Ext4<D>, inode: &Inode) -> BlockMap<'a, D> {
-        let root = Table { bytes: inode.block_area().as_slice().into(), next: 0, depth: LEVELS };
-        BlockMap { ext4, inode: inode.number, path: vec![root], logical: 0, tables_left: ext4.geometry().bounds().end }
+    pub(super) fn new(ext4: &'a Ext4<D>, inode: &Inode, from: u64) -> BlockMap<'a, D> {
+        let root = Table { bytes: inode.block_area.as_slice().into(), next: 0, depth: LEVELS };
+        BlockMap { ext4, inode: inode.number, from, path: vec![root], logical: 0, tables: 0 }
     }
 
     /// The next run, as long as its blocks follow each other and stand in one table.
     pub(super) fn next(&mut self) -> Result<Option<Extent>> {
-        while let Some(table) = self.path.last_mut() {
-            let is_root = table.bytes.len() < 64;
+        loop {
+            let is_root = self.path.len() == 1;
+            let Some(table) = self.path.last_mut() else { return Ok(None) };
             let Some(pointer) = table.pointer(table.next) else {
                 self.path.pop();
                 continue;
@@ -51,31 +54,31 @@ impl<'a, D: DiskRead> BlockMap<'a, D> {
                 (true, None) => 0,
                 (false, _) => table.depth,
             };
-            if below == 0 && pointer != 0 {
+            let span = (self.ext4.blocks().block_size_bytes() as u64 / 4).pow(below);
+            if pointer == 0 || self.logical + span <= self.from {
+                table.next += 1;
+                self.logical += span;
+                continue;
+            }
+            if below == 0 {
                 let extent = table.run(self.logical, if is_root { DIRECT } else { usize::MAX });
                 self.logical += extent.len;
                 return Ok(Some(extent));
             }
             table.next += 1;
-            match pointer {
-                0 => self.logical += self.blocks_below(below),
-                _ => self.enter(pointer, below - 1)?,
-            }
+            self.enter(pointer, below - 1)?;
         }
-        Ok(None)
-    }
-
-    /// Blocks of the file that a pointer with `levels` levels of tables below it stands for.
-    fn blocks_below(&self, levels: u32) -> u64 {
-        (self.ext4.blocks().block_size_bytes() as u64 / 4).pow(levels)
     }
 
     fn enter(&mut self, block: u64, depth: u32) -> Result<()> {
         let damage = |what: &str| Error::corrupt(format!("inode {}: its block map {what} (block {block})", self.inode));
-        if !self.ext4.geometry().bounds().hold(block, 1) {
+        if !self.ext4.geometry().holds(block, 1) {
             return Err(damage("lies outside the file system"));
         }
-        self.tables_left = self.tables_left.checked_sub(1).ok_or_else(|| damage("is larger than the file system"))?;
+        self.tables += 1;
+        if self.tables > self.ext4.geometry().blocks {
+            return Err(damage("is larger than the file system"));
+        }
         self.path.push(Table { bytes: self.ext4.blocks().read(block)?, next: 0, depth });
         Ok(())
     }

@@ -4,7 +4,7 @@
 //! kept, because sixteen inodes share one; file data is not.
 
 use super::disk::DiskRead;
-use crate::format::journal_block::LOG_MAGIC;
+use crate::format::journal::MAGIC;
 use silt_types::{Error, Result};
 use std::{
     collections::BTreeMap,
@@ -110,7 +110,7 @@ impl<D: DiskRead> Blocks<D> {
         };
         self.disk.read_at(piece, self.offset(logged.at)? + skip)?;
         if logged.escaped {
-            for (byte, magic) in piece.iter_mut().zip(LOG_MAGIC.to_be_bytes().into_iter().skip(skip as usize)) {
+            for (byte, magic) in piece.iter_mut().zip(MAGIC.to_be_bytes().into_iter().skip(skip as usize)) {
                 *byte = magic;
             }
         }

@@ -11,9 +11,8 @@ use super::{
     disk::DiskRead,
     inode::{Inode, InodeKind, InodeNumber},
 };
-use silt_types::{Error, Result};
-
-const HEADER_LEN: usize = 8;
+use crate::format::directory::{entries, leaf_checksum_holds};
+use silt_types::{Context as _, Error, Result};
 
 /// Called for each entry with its name and inode; an error ends the reading and is passed on.
 pub type VisitEntry<'a> = &'a mut dyn FnMut(&[u8], InodeNumber) -> Result<()>;
@@ -36,7 +35,7 @@ impl<D: DiskRead> Ext4<D> {
         }
         let blocks = directory.size_bytes / block_size;
         let mut reached = 0;
-        for extent in self.extents(directory)? {
+        for extent in self.extents(directory) {
             let extent = extent?;
             if extent.logical >= blocks {
                 break;
@@ -65,28 +64,36 @@ impl<D: DiskRead> Ext4<D> {
         self.visit_entries(directory, &rest, false, visit)
     }
 
-    /// Visits the entries in `bytes`; `starts` says that they begin with `.` and `..`.
-    fn visit_entries(&self, directory: &Inode, bytes: &[u8], starts: bool, visit: VisitEntry<'_>) -> Result<()> {
-        let mut rest = bytes;
-        let mut own = if starts { [b".".as_slice(), b".."].iter() } else { [].iter() };
-        while !rest.is_empty() {
-            let damage = |what: &str| {
-                let at = bytes.len() - rest.len();
-                Error::corrupt(format!("directory inode {}: an entry at byte {at} of its block {what}", directory.number))
-            };
-            let entry = Entry::decode(rest, self.geometry().entries_have_kinds).ok_or_else(|| damage("does not fit"))?;
-            if entry.inode != 0 && !own.next().is_some_and(|name| *name == entry.name) {
-                if entry.name.is_empty() || entry.name.contains(&0) || entry.name.contains(&b'/') {
-                    return Err(damage("has an impossible name"));
-                }
-                if matches!(entry.name, b"." | b"..") {
-                    return Err(damage("is named . or .. in the wrong place"));
-                }
-                visit(entry.name, self.named_inode(entry.inode).ok_or_else(|| damage("names a reserved inode"))?)?;
+    /// Visits the entries in `bytes`, which may begin with `.` and `..` if they are the directory's `first`.
+    fn visit_entries(&self, directory: &Inode, bytes: &[u8], first: bool, visit: VisitEntry<'_>) -> Result<()> {
+        let damage = |what: &str, name: &[u8]| {
+            let name = name.escape_ascii();
+            Error::corrupt(format!("directory inode {}: entry {name} {what}", directory.number))
+        };
+        for (index, entry) in entries(bytes).enumerate() {
+            let entry = entry.context(|| format!("directory inode {}", directory.number))?;
+            let name = entry.name;
+            if entry.inode == 0 || first && (index, name) == (0, b".") || first && (index, name) == (1, b"..") {
+                continue;
             }
-            rest = &rest[entry.len..];
+            if matches!(name, b"" | b"." | b"..") || name.contains(&0) || name.contains(&b'/') {
+                return Err(damage("has an impossible name", name));
+            }
+            let inode = self.named_inode(entry.inode);
+            visit(name, inode.ok_or_else(|| damage("names a reserved or impossible inode", name))?)?;
         }
         Ok(())
+    }
+
+    /// Checks the checksum of block `index` of a directory, if there are checksums. The blocks of an index, which give no
+    /// entries, have theirs elsewhere; it is not looked at, because nothing else in them is either.
+    fn check_directory_block(&self, directory: &Inode, index: u64, block: &[u8]) -> Result<()> {
+        let is_index = directory.is_indexed() && (index == 0 || spans_all(block));
+        if !self.geometry().metadata_checksums || is_index || leaf_checksum_holds(directory.checksum_seed, block) {
+            return Ok(());
+        }
+        let number = directory.number;
+        Err(Error::corrupt(format!("directory inode {number}: the checksum of its block {index} does not match")))
     }
 
     /// Inode `number`, if an entry may name it.
@@ -97,25 +104,7 @@ impl<D: DiskRead> Ext4<D> {
     }
 }
 
-/// One entry; `inode` is zero if it is unused.
-struct Entry<'a> {
-    inode: u32,
-    name: &'a [u8],
-    /// From this entry to the next.
-    len: usize,
-}
-
-impl<'a> Entry<'a> {
-    /// The entry at the start of `bytes`, or `None` if it does not fit there.
-    fn decode(bytes: &'a [u8], has_kind: bool) -> Option<Entry<'a>> {
-        let inode = u32::from_le_bytes(*bytes.first_chunk()?);
-        let len = usize::from(u16::from_le_bytes(*bytes.get(4..)?.first_chunk()?));
-        let name_len = match has_kind {
-            true => usize::from(*bytes.get(6)?),
-            false => usize::from(u16::from_le_bytes(*bytes.get(6..)?.first_chunk()?)),
-        };
-        let fits = len >= HEADER_LEN && len % 4 == 0 && len <= bytes.len() && name_len <= 255;
-        let name = bytes.get(HEADER_LEN..HEADER_LEN + name_len)?;
-        (fits && HEADER_LEN + name_len <= len).then_some(Entry { inode, name, len })
-    }
+/// Whether one unused entry spans the whole block, as in the nodes of an index.
+fn spans_all(block: &[u8]) -> bool {
+    entries(block).next().is_some_and(|first| first.is_ok_and(|entry| entry.inode == 0)) && entries(block).nth(1).is_none()
 }

@@ -7,8 +7,17 @@
 //!
 //! Sources: Linux `Documentation/filesystems/ext4/ifork.rst`; checks follow `fs/ext4/extents.c`.
 
-use super::{Ext4, block_map::BlockMap, disk::DiskRead, inode::Inode};
+use super::{
+    Ext4,
+    block_map::BlockMap,
+    disk::DiskRead,
+    inode::{BlockForm, Inode, InodeNumber},
+};
+use crate::format::extent::{self as disk, ExtentIndex, ExtentNode};
 use silt_types::{Error, Result};
+
+/// Block numbers of a file have 32 bits in an extent tree.
+const FILE_BLOCKS_MAX: u64 = 1 << 32;
 
 /// Blocks of one inode that follow each other on the disk, in blocks of the file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,13 +41,15 @@ impl Extent {
 
 /// Iterator over the mapped runs of an inode, ascending, holes left out. Ends after the first error.
 pub struct Extents<'a, D> {
-    walk: Walk<'a, D>,
+    ext4: &'a Ext4<D>,
     inode: InodeNumber,
-    disk: Bounds,
+    walk: Walk<'a, D>,
     /// The first block of the file that no run has reached yet.
     reached: u64,
     /// Blocks that the inode may still claim.
     blocks_left: u64,
+    /// Blocks of a block map that were read on the way.
+    tables: u64,
 }
 
 enum Walk<'a, D> {
@@ -47,37 +58,52 @@ enum Walk<'a, D> {
     Map(BlockMap<'a, D>),
 }
 
-impl<'a, D: DiskRead> Extents<'a, D> {
-    /// The runs of `inode`; none if it has no blocks.
-    pub(super) fn new(ext4: &'a Ext4<D>, inode: &Inode) -> Result<Extents<'a, D>> {
-        let walk = if !inode.has_blocks() {
-            Walk::Ended
-        } else if inode.has_extent_tree() {
-            Walk::Tree(ExtentTree::new(ext4, inode)?)
-        } else {
-            Walk::Map(BlockMap::new(ext4, inode))
+impl<D: DiskRead> Ext4<D> {
+    /// The mapped runs of `inode`, also those behind its end. None if it keeps its content in itself or has none.
+    pub fn extents(&self, inode: &Inode) -> Extents<'_, D> {
+        self.extents_from(inode, 0)
+    }
+
+    /// The mapped runs that reach behind block `from` of the file; only what leads there is read and checked.
+    pub(super) fn extents_from(&self, inode: &Inode, from: u64) -> Extents<'_, D> {
+        let walk = match inode.block_form() {
+            BlockForm::None => Walk::Ended,
+            BlockForm::Tree => Walk::Tree(ExtentTree::new(self, inode, from)),
+            BlockForm::Map => Walk::Map(BlockMap::new(self, inode, from)),
         };
-        let disk = ext4.geometry().bounds();
-        Ok(Extents { walk, inode: inode.number, disk, reached: 0, blocks_left: disk.end })
+        Extents { ext4: self, inode: inode.number, walk, reached: 0, blocks_left: self.geometry().blocks, tables: 0 }
+    }
+}
+
+impl<D: DiskRead> Extents<'_, D> {
+    /// Blocks that the runs so far and the way to them have taken: what all inodes together can have of the disk.
+    pub(super) fn blocks_claimed(&self) -> u64 {
+        self.ext4.geometry().blocks - self.blocks_left + self.tables
     }
 
     fn step(&mut self) -> Result<Option<Extent>> {
         let extent = match &mut self.walk {
             Walk::Ended => None,
             Walk::Tree(tree) => tree.next()?,
-            Walk::Map(map) => map.next()?,
+            Walk::Map(map) => {
+                let extent = map.next();
+                self.tables = map.tables;
+                extent?
+            }
         };
         let Some(extent) = extent else { return Ok(None) };
         let damage = |what: &str| Error::corrupt(format!("inode {}: {what}: {extent:?}", self.inode));
-        if extent.logical < self.reached {
-            return Err(damage("extents overlap or are out of order"));
+        if extent.logical < self.reached || extent.len == 0 {
+            return Err(damage("an extent is empty, overlaps another or is out of order"));
         }
-        if !self.disk.hold(extent.physical, extent.len) {
+        if !self.ext4.geometry().holds(extent.physical, extent.len) {
             return Err(damage("an extent lies outside the file system"));
         }
         self.reached = extent.logical_end();
-        self.blocks_left =
-            self.blocks_left.checked_sub(extent.len).ok_or_else(|| damage("claims more blocks than there are"))?;
+        self.blocks_left = self
+            .blocks_left
+            .checked_sub(extent.len)
+            .ok_or_else(|| damage("its extents claim more blocks than there are"))?;
         Ok(Some(extent))
     }
 }
@@ -99,96 +125,117 @@ struct ExtentTree<'a, D> {
     ext4: &'a Ext4<D>,
     inode: InodeNumber,
     checksum_seed: u32,
+    /// Runs that end before this block of the file are passed over.
+    from: u64,
+    /// The root, until it has been entered.
+    root: Option<[u8; 60]>,
     /// The nodes on the way to the current leaf, root first.
     path: Vec<Node>,
 }
 
 /// A node and how far the walk has come in it.
 struct Node {
-    bytes: Arc<[u8]>,
-    depth: u16,
-    entries: usize,
+    node: ExtentNode,
     next: usize,
     /// Its entries lie below this block of the file.
     end: u64,
 }
 
 impl<'a, D: DiskRead> ExtentTree<'a, D> {
-    fn new(ext4: &'a Ext4<D>, inode: &Inode) -> Result<ExtentTree<'a, D>> {
-        let mut tree = ExtentTree {
+    fn new(ext4: &'a Ext4<D>, inode: &Inode, from: u64) -> ExtentTree<'a, D> {
+        ExtentTree {
             ext4,
             inode: inode.number,
             checksum_seed: inode.checksum_seed,
+            from,
+            root: Some(inode.block_area),
             path: Vec::new(),
-        };
-        let root = tree.node(inode.block_area().as_slice().into(), FILE_BLOCKS_MAX)?;
-        if root.depth > EXTENT_DEPTH_MAX {
-            return Err(tree.damage(&format!("its extent tree claims to be {} deep", root.depth)));
         }
-        tree.path.push(root);
-        Ok(tree)
     }
 
     /// The next extent in the order of the tree.
     fn next(&mut self) -> Result<Option<Extent>> {
-        while let Some(node) = self.path.last_mut() {
-            if node.next == node.entries {
-                self.path.pop();
-                continue;
+        if let Some(root) = self.root.take() {
+            let node = ExtentNode::decode(&root).map_err(|error| error.context(format!("inode {}", self.inode)))?;
+            self.enter(node, FILE_BLOCKS_MAX);
+        }
+        while let Some(Node { node, next, end }) = self.path.last_mut() {
+            let at = *next;
+            *next += 1;
+            match node {
+                ExtentNode::Leaf(extents) => match extents.get(at) {
+                    Some(extent) if u64::from(extent.logical) + u64::from(extent.len) > *end => {
+                        return Err(self.damage("an extent reaches behind its node"));
+                    }
+                    Some(extent) => return Ok(Some(Extent::of_disk(extent))),
+                    None => drop(self.path.pop()),
+                },
+                ExtentNode::Index(depth, nodes) => match nodes.get(at).copied() {
+                    Some(index) => {
+                        let end = nodes.get(at + 1).map_or(*end, |next| next.logical.into());
+                        let depth = *depth - 1;
+                        self.descend(index, depth, end)?;
+                    }
+                    None => drop(self.path.pop()),
+                },
             }
-            let at = node.next;
-            node.next += 1;
-            if node.depth == 0 {
-                let end = node.end;
-                let extent = leaf_entry(&node.bytes, at);
-                if extent.logical_end() > end {
-                    return Err(self.damage("an extent reaches behind its node"));
-                }
-                return Ok(Some(extent));
-            }
-            self.descend(at)?;
         }
         Ok(None)
     }
 
-    /// Enters child `at` of the current node.
-    fn descend(&mut self, at: usize) -> Result<()> {
-        let Some(parent) = self.path.last() else { return Ok(()) };
-        let (key, block) = index_entry(&parent.bytes, at);
-        let end = if at + 1 < parent.entries { index_entry(&parent.bytes, at + 1).0 } else { parent.end };
-        let depth = parent.depth - 1;
-        if key >= end {
-            return Err(self.damage("its extent tree is out of order"));
+    /// Enters the node that `index` points to: of this depth, and with nothing at or behind block `end` of the file.
+    fn descend(&mut self, index: ExtentIndex, depth: u16, end: u64) -> Result<()> {
+        let block = index.physical;
+        let damage = |what: &str| self.damage(&format!("extent block {block} {what}"));
+        if u64::from(index.logical) >= end {
+            return Err(damage("has a key that is out of order"));
         }
-        let geometry = self.ext4.geometry();
-        if !geometry.bounds().hold(block, 1) {
-            return Err(self.damage(&format!("its extent tree lies at block {block}, outside the file system")));
+        if !self.ext4.geometry().holds(block, 1) {
+            return Err(damage("lies outside the file system"));
         }
-        let child = self.node(self.ext4.blocks().read(block)?, end)?;
-        if geometry.metadata_checksums && !extent_tail_holds(&child.bytes, self.checksum_seed) {
-            return Err(self.damage(&format!("the checksum of its extent block {block} does not match")));
+        let bytes = self.ext4.blocks().read(block)?;
+        let sealed = self.ext4.geometry().metadata_checksums;
+        if sealed && !disk::extent_block_checksum_holds(self.checksum_seed, &bytes) {
+            return Err(damage("has a checksum that does not match"));
         }
-        if child.depth != depth || child.entries == 0 {
-            return Err(self.damage(&format!("its extent block {block} is empty or of the wrong depth")));
+        let node = ExtentNode::decode(&bytes).map_err(|error| error.context(format!("inode {}", self.inode)))?;
+        let (found_depth, first) = match &node {
+            ExtentNode::Leaf(extents) => (0, extents.first().map(|extent| extent.logical)),
+            ExtentNode::Index(depth, nodes) => (*depth, nodes.first().map(|node| node.logical)),
+        };
+        if found_depth != depth || first.is_none_or(|first| first < index.logical) {
+            return Err(damage("is empty, too deep, or starts before its key"));
         }
-        if first_key(&child.bytes) < key {
-            return Err(self.damage("an extent block starts before its key"));
-        }
-        self.path.push(child);
+        self.enter(node, end);
         Ok(())
     }
 
-    /// The node in `bytes`, whose entries must lie below block `end` of the file.
-    fn node(&self, bytes: Arc<[u8]>, end: u64) -> Result<Node> {
-        let header = ExtentHeader::decode(&bytes).ok_or_else(|| self.damage("its extent tree has no header"))?;
-        let entries = usize::from(header.entries);
-        if entries > usize::from(header.capacity) || usize::from(header.capacity) > (bytes.len() - 12) / 12 {
-            return Err(self.damage("an extent block claims more entries than it can hold"));
-        }
-        Ok(Node { bytes, depth: header.depth, entries, next: 0, end })
+    /// Goes on with `node`, at the entry that leads to `from`.
+    fn enter(&mut self, node: ExtentNode, end: u64) {
+        let from = self.from;
+        let next = match &node {
+            ExtentNode::Leaf(extents) => {
+                extents.partition_point(|extent| u64::from(extent.logical) + u64::from(extent.len) <= from)
+            }
+            ExtentNode::Index(_, nodes) => {
+                nodes.partition_point(|node| u64::from(node.logical) <= from).saturating_sub(1)
+            }
+        };
+        self.path.push(Node { node, next, end });
     }
 
     fn damage(&self, what: &str) -> Error {
         Error::corrupt(format!("inode {}: {what}", self.inode))
+    }
+}
+
+impl Extent {
+    fn of_disk(extent: &disk::Extent) -> Extent {
+        Extent {
+            logical: extent.logical.into(),
+            physical: extent.physical,
+            len: extent.len.into(),
+            unwritten: extent.unwritten,
+        }
     }
 }

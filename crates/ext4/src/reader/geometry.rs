@@ -14,6 +14,9 @@ const BLOCK_SIZE_BYTES_MAX: u32 = 4096;
 const INODE_SIZE_OLD: u32 = 128;
 const FIRST_INODE_OLD: u32 = 11;
 
+/// What `mke2fs` makes at least. Keeps the number of groups in proportion to the disk.
+const GROUP_BLOCKS_MIN: u32 = 256;
+
 /// Names of the features that change how a disk is read, and whether this reader understands them.
 const INCOMPATIBLE: [(u32, &str, bool); 16] = [
     (0x1, "compression", false),
@@ -51,8 +54,6 @@ pub(super) struct Geometry {
     pub(super) metadata_checksums: bool,
     /// Seed of all checksums but the superblock's.
     pub(super) seed: u32,
-    /// Directory entries carry the kind of their inode.
-    pub(super) entries_have_kinds: bool,
 }
 
 impl Geometry {
@@ -78,7 +79,6 @@ impl Geometry {
             first_free_inode: if old { FIRST_INODE_OLD } else { superblock.first_inode },
             metadata_checksums: superblock.has_metadata_checksums(),
             seed: superblock.seed(),
-            entries_have_kinds: superblock.incompatible & incompatible::FILETYPE != 0,
             superblock,
         };
         geometry.check(disk_size_bytes)?;
@@ -94,7 +94,10 @@ impl Geometry {
             (self.first_block == u64::from(block_size == 1024), "its first block is in the wrong place"),
             (is_size(self.inode_size_bytes, INODE_SIZE_OLD), "its inode size is impossible"),
             (is_size(self.descriptor_size_bytes, if wide { 64 } else { 32 }), "its descriptor size is impossible"),
-            (self.superblock.blocks_per_group <= block_size * 8, "its groups have too many blocks"),
+            (
+                (GROUP_BLOCKS_MIN..=block_size * 8).contains(&self.superblock.blocks_per_group),
+                "its groups have an impossible number of blocks",
+            ),
             ((1..=block_size * 8).contains(&self.inodes_per_group), "its groups have an impossible number of inodes"),
             (
                 u64::from(self.inodes) == u64::from(self.groups) * u64::from(self.inodes_per_group),
@@ -106,6 +109,11 @@ impl Geometry {
             Some((_, what)) => Err(damage(what)),
             None => Ok(()),
         }
+    }
+
+    /// `Corrupt` unless blocks have this size, which the journal has relied on.
+    pub(super) fn must_have_blocks_of(&self, size_bytes: u32) -> Result<()> {
+        if self.block_size_bytes == size_bytes { Ok(()) } else { Err(damage("the journal changes the block size")) }
     }
 
     /// Whether `len` blocks from `start` on lie on the file system.

@@ -1,8 +1,8 @@
 //! The log as a ring of blocks: where on the disk each one stands, and what comes after which.
 
 use super::super::{blocks::Blocks, disk::DiskRead, extents::Extent};
-use crate::format::journal_block::LogFormat;
-use silt_types::{Error, Result};
+use crate::format::journal::JournalSuperblock;
+use silt_types::{Error, ErrorKind, Result};
 
 /// Most pieces a journal may lie in: 1.5 MiB to remember. `mke2fs` makes one to a few hundred.
 const PIECES_MAX: usize = 1 << 16;
@@ -11,21 +11,19 @@ const PIECES_MAX: usize = 1 << 16;
 pub(super) struct Log<'a, D> {
     blocks: &'a Blocks<D>,
     pieces: Vec<Extent>,
-    /// Format of descriptor, commit and revoke blocks.
-    pub(super) format: LogFormat,
-    /// The first block of the ring, counted from the start of the journal.
-    first: u32,
-    /// The block after the last one.
+    /// Where the log begins and how its blocks are written.
+    pub(super) journal: &'a JournalSuperblock,
+    /// The block after the last one of the ring, counted from the start of the journal.
     end: u32,
 }
 
 impl<'a, D: DiskRead> Log<'a, D> {
-    /// The ring `first..end` of the journal file that lies at `extents`.
+    /// The ring of `journal` up to its block `end`; the journal's file lies at `extents`.
     pub(super) fn new(
         blocks: &'a Blocks<D>,
         extents: impl Iterator<Item = Result<Extent>>,
-        format: LogFormat,
-        (first, end): (u32, u32),
+        journal: &'a JournalSuperblock,
+        end: u32,
     ) -> Result<Log<'a, D>> {
         let mut pieces: Vec<Extent> = Vec::new();
         let mut mapped = 0;
@@ -35,25 +33,26 @@ impl<'a, D: DiskRead> Log<'a, D> {
                 return Err(Error::corrupt("journal: its file has a hole"));
             }
             if pieces.len() == PIECES_MAX {
-                return Err(Error::new(silt_types::ErrorKind::Unsupported, format!("journal: in more than {PIECES_MAX} pieces")));
+                return Err(Error::new(ErrorKind::Unsupported, format!("journal: in more than {PIECES_MAX} pieces")));
             }
             mapped += extent.len;
             pieces.push(extent);
         }
-        if mapped < u64::from(end) {
-            return Err(Error::corrupt(format!("journal: says it has {end} blocks, but its file has {mapped}")));
+        if mapped < u64::from(journal.len_blocks) {
+            let claimed = journal.len_blocks;
+            return Err(Error::corrupt(format!("journal: it claims {claimed} blocks, but its file has {mapped}")));
         }
-        Ok(Log { blocks, pieces, format, first, end })
+        Ok(Log { blocks, pieces, journal, end })
     }
 
     /// Blocks in the ring.
     pub(super) fn len(&self) -> u32 {
-        self.end - self.first
+        self.end - self.journal.first
     }
 
     /// The block of the ring after `position`.
     pub(super) fn after(&self, position: u32) -> u32 {
-        if position + 1 < self.end { position + 1 } else { self.first }
+        if position + 1 < self.end { position + 1 } else { self.journal.first }
     }
 
     /// The block of the disk that holds block `position` of the journal.

@@ -13,12 +13,18 @@ use super::super::{
     disk::DiskRead,
 };
 use super::log::Log;
-use crate::format::journal_block::{LogBlockKind, Tag, commit_seconds, log_block_header};
+use crate::format::journal::{
+    JournalHeader, JournalTag, TAG_ESCAPED, TYPE_COMMIT, TYPE_DESCRIPTOR, TYPE_REVOKE, be32_at,
+};
 use silt_types::{Error, ErrorKind, Result};
 
 /// Most blocks the journal may lay over the disk, 64 MiB to remember: 4 GiB of log at 4 KiB blocks, four times what
 /// `mke2fs` makes for the largest disks.
 const OVERLAY_BLOCKS_MAX: usize = 1 << 20;
+
+/// In a commit block: what is in use of it, and the time of the commit.
+const COMMIT_HEADER_SIZE: usize = 60;
+const COMMIT_SECONDS_AT: usize = 48;
 
 /// Where the log ended, and what it lays over the disk.
 pub(super) struct Replayed {
@@ -27,11 +33,17 @@ pub(super) struct Replayed {
     pub(super) next_sequence: u32,
 }
 
-/// Follows the log from block `start`, where transaction `sequence` begins.
-pub(super) fn replay<D: DiskRead>(log: &Log<'_, D>, start: u32, sequence: u32) -> Result<Replayed> {
-    let buf = vec![0; log.block_size_bytes()];
-    let mut replay =
-        Replay { log, position: start, sequence, blocks_left: log.len(), committed_seconds: 0, overlay: Overlay::new(), buf };
+/// Follows the log from where its superblock says that it begins.
+pub(super) fn replay<D: DiskRead>(log: &Log<'_, D>) -> Result<Replayed> {
+    let mut replay = Replay {
+        log,
+        position: log.journal.start,
+        sequence: log.journal.sequence,
+        blocks_left: log.len(),
+        committed_seconds: 0,
+        overlay: Overlay::new(),
+        buf: vec![0; log.block_size_bytes()],
+    };
     while let Some(transaction) = replay.next_transaction()? {
         replay.apply(&transaction)?;
         replay.sequence = replay.sequence.wrapping_add(1);
@@ -54,7 +66,7 @@ struct Replay<'a, D> {
 /// What a transaction holds, by position in the log.
 #[derive(Default)]
 struct Transaction {
-    writes: Vec<(Tag, u32)>,
+    writes: Vec<(JournalTag, u32)>,
     revokes: Vec<u32>,
     /// A descriptor or revoke block whose checksum does not hold.
     damaged: Option<u32>,
@@ -70,40 +82,37 @@ impl<D: DiskRead> Replay<'_, D> {
             }
             let position = self.position;
             self.log.read(position, &mut self.buf)?;
-            let kind = match log_block_header(&self.buf) {
-                Some((kind, sequence)) if sequence == self.sequence => kind,
+            let header = JournalHeader::decode(&self.buf).filter(|header| header.sequence == self.sequence);
+            let Some(header) = header else { return Ok(None) };
+            self.pass()?;
+            match header.block_type {
+                TYPE_COMMIT => return self.judge(transaction),
+                TYPE_REVOKE => transaction.revokes.push(position),
+                TYPE_DESCRIPTOR => self.take_descriptor(&mut transaction)?,
                 _ => return Ok(None),
-            };
-            self.advance()?;
-            match kind {
-                LogBlockKind::Commit => return self.judge(transaction),
-                LogBlockKind::Revoke => transaction.revokes.push(position),
-                LogBlockKind::Descriptor => self.take_descriptor(&mut transaction)?,
             }
-            if !self.log.format.tail_checksum_holds(&self.buf) {
+            if !self.log.journal.block_tail_holds(&self.buf) {
                 transaction.damaged.get_or_insert(position);
             }
         }
     }
 
+    /// Notes the blocks that the descriptor in `buf` tells of, and passes over them.
     fn take_descriptor(&mut self, transaction: &mut Transaction) -> Result<()> {
-        for tag in self.log.format.tags(&self.buf) {
+        for tag in self.log.journal.tags(&self.buf) {
             if transaction.writes.len() == OVERLAY_BLOCKS_MAX {
                 return Err(too_large());
             }
             transaction.writes.push((tag, self.position));
-            (self.position, self.blocks_left) = match self.blocks_left {
-                0 => return Err(self.damage("it is longer than the log")),
-                left => (self.log.after(self.position), left - 1),
-            };
+            self.pass()?;
         }
         Ok(())
     }
 
     /// Decides about a transaction whose commit block is in `buf`.
     fn judge(&mut self, transaction: Transaction) -> Result<Option<Transaction>> {
-        let seconds = commit_seconds(&self.buf).unwrap_or(0);
-        let committed = self.log.format.commit_checksum_holds(&self.buf);
+        let seconds = u64::from(be32_at(&self.buf, COMMIT_SECONDS_AT)) << 32 | u64::from(be32_at(&self.buf, COMMIT_SECONDS_AT + 4));
+        let committed = self.commit_holds();
         if committed && transaction.damaged.is_none() {
             self.committed_seconds = seconds;
             return Ok(Some(transaction));
@@ -124,13 +133,19 @@ impl<D: DiskRead> Replay<'_, D> {
             return Ok(false);
         }
         self.log.read(self.position, &mut self.buf)?;
-        let format = &self.log.format;
-        Ok(match log_block_header(&self.buf) {
-            Some((_, sequence)) if sequence != self.sequence.wrapping_add(1) => false,
-            Some((LogBlockKind::Commit, _)) => format.commit_checksum_holds(&self.buf),
-            Some(_) => format.tail_checksum_holds(&self.buf),
+        Ok(match JournalHeader::decode(&self.buf) {
+            Some(header) if header.sequence != self.sequence.wrapping_add(1) => false,
+            Some(header) if header.block_type == TYPE_COMMIT => self.commit_holds(),
+            Some(_) => self.log.journal.block_tail_holds(&self.buf),
             None => false,
         })
+    }
+
+    /// Whether the commit block in `buf` is sound. Only its header counts: what follows is written as zero, so nothing is
+    /// lost of a block that was torn behind its first sector.
+    fn commit_holds(&mut self) -> bool {
+        self.buf[COMMIT_HEADER_SIZE..].fill(0);
+        self.log.journal.commit_holds(&self.buf)
     }
 
     /// Lays the transaction's blocks over the disk, then takes away what it revokes: blocks freed and given to something
@@ -138,31 +153,31 @@ impl<D: DiskRead> Replay<'_, D> {
     fn apply(&mut self, transaction: &Transaction) -> Result<()> {
         for (tag, position) in &transaction.writes {
             self.log.read(*position, &mut self.buf)?;
-            if !self.log.format.tag_checksum_holds(tag, self.sequence, &self.buf) {
+            if !self.log.journal.data_holds(tag, self.sequence, &self.buf) {
                 return Err(self.damage(&format!("the checksum of its block for {} does not match", tag.block)));
             }
             if tag.block >= self.log.disk_blocks() {
                 return Err(self.damage(&format!("it writes block {}, outside the disk", tag.block)));
             }
             let at = self.log.place(*position)?;
-            self.overlay.insert(tag.block, LoggedBlock { at, escaped: tag.escaped });
+            self.overlay.insert(tag.block, LoggedBlock { at, escaped: tag.flags & TAG_ESCAPED != 0 });
             if self.overlay.len() > OVERLAY_BLOCKS_MAX {
                 return Err(too_large());
             }
         }
         for position in &transaction.revokes {
             self.log.read(*position, &mut self.buf)?;
-            let revoked = self.log.format.revoked(&self.buf);
-            for block in revoked.ok_or_else(|| self.damage("the length of a revoke block makes no sense"))? {
+            for block in self.log.journal.revoked_blocks(&self.buf)? {
                 self.overlay.remove(&block);
             }
         }
         Ok(())
     }
 
-    fn advance(&mut self) -> Result<()> {
-        self.blocks_left =
-            self.blocks_left.checked_sub(1).ok_or_else(|| self.damage("it is longer than the log"))?;
+    /// Goes on to the next block of the ring, which must not be one where the log has been.
+    fn pass(&mut self) -> Result<()> {
+        let left = self.blocks_left.checked_sub(1);
+        self.blocks_left = left.ok_or_else(|| self.damage("it is longer than the log"))?;
         self.position = self.log.after(self.position);
         Ok(())
     }
