@@ -6,8 +6,11 @@ use silt_sys::durability;
 use silt_types::{Context as _, Error, ErrorKind, Result};
 use std::{
     fs::{File, OpenOptions},
-    io,
+    io::{self, Read as _, Seek as _},
+    os::unix::fs::FileExt as _,
     path::Path,
+    thread,
+    time::Duration,
 };
 
 const HEADER_NAME: &str = "header";
@@ -26,32 +29,96 @@ pub fn read_volume_header(dir: &Path) -> Result<VolumeHeader> {
     VolumeHeader::decode(&bytes).context(|| format!("cannot use {}", path.display()))
 }
 
-/// The right to write a volume. Held by one at a time, on this machine; ends with the process at the latest.
+/// How often, and how far apart, a lock is asked for before it counts as busy: whoever looks whether a volume is in use
+/// holds it for a moment too.
+const LOCK_TRIES: u32 = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// The longest note of a holder, in bytes.
+const NOTE_LEN_MAX: u64 = 4096;
+
+/// The right to a volume, on this machine: to write it, held by one alone, or to read it while nobody writes. Ends with
+/// the process at the latest.
+#[derive(Debug)]
 pub struct VolumeLock {
-    _file: File,
+    file: File,
 }
 
 impl VolumeLock {
-    /// Takes the lock of the volume in `dir`. `Busy`, naming the folder, if another holds it; never waits.
+    /// Takes the right to write the volume in `dir`. `Busy`, naming who has it, if another holds any right.
     pub fn acquire(dir: &Path) -> Result<VolumeLock> {
+        VolumeLock::take(dir, FlockOperation::NonBlockingLockExclusive)
+    }
+
+    /// Takes the right to read the volume in `dir`, which others may have too. `Busy`, naming who has it, if another may
+    /// write.
+    pub fn share(dir: &Path) -> Result<VolumeLock> {
+        VolumeLock::take(dir, FlockOperation::NonBlockingLockShared)
+    }
+
+    /// The note of whoever may write the volume in `dir`; `None` if nobody may.
+    pub fn holder(dir: &Path) -> Result<Option<String>> {
+        match OpenOptions::new().read(true).open(dir.join(LOCK_NAME)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            other => {
+                let file =
+                    other.context(|| format!("cannot open the lock in {}", dir.display()))?;
+                match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+                    Err(Errno::WOULDBLOCK) => Ok(Some(read_note(&file))),
+                    _ => Ok(None),
+                }
+            }
+        }
+    }
+
+    /// Says to others who holds the right. For people; nothing relies on it.
+    pub fn note(&self, text: &str) -> Result<()> {
+        let write = || {
+            self.file.set_len(0)?;
+            self.file.write_all_at(text.as_bytes(), 0)
+        };
+        write().context(|| "cannot write into the lock of a volume".into())
+    }
+
+    fn take(dir: &Path, operation: FlockOperation) -> Result<VolumeLock> {
         let path = dir.join(LOCK_NAME);
         let file = match durability::create_file(&path) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                open_lock(&path).context(|| format!("cannot open {}", path.display()))?
+                let open = OpenOptions::new().read(true).write(true).open(&path);
+                open.context(|| format!("cannot open {}", path.display()))?
             }
             other => other?,
         };
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(VolumeLock { _file: file }),
-            Err(Errno::WOULDBLOCK) => Err(Error::new(
-                ErrorKind::Busy,
-                format!("the volume in {} is served or in use", dir.display()),
-            )),
-            Err(error) => Err(Error::io(format!("cannot lock {}", path.display()), error.into())),
+        for attempt in 1.. {
+            match rustix::fs::flock(&file, operation) {
+                Ok(()) => break,
+                Err(Errno::WOULDBLOCK) if attempt < LOCK_TRIES => thread::sleep(LOCK_PAUSE),
+                Err(Errno::WOULDBLOCK) => {
+                    let message = format!(
+                        "the volume in {} is served or in use by {}",
+                        dir.display(),
+                        read_note(&file)
+                    );
+                    return Err(Error::new(ErrorKind::Busy, message));
+                }
+                Err(error) => {
+                    return Err(Error::io(format!("cannot lock {}", path.display()), error.into()));
+                }
+            }
         }
+        Ok(VolumeLock { file })
     }
 }
 
-fn open_lock(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).open(path)
+/// What the holder said of itself, printable whatever is in the file.
+fn read_note(file: &File) -> String {
+    let mut bytes = Vec::new();
+    let mut start = file;
+    let read = start.rewind().and_then(|()| start.take(NOTE_LEN_MAX).read_to_end(&mut bytes));
+    let text = String::from_utf8_lossy(&bytes);
+    let printable: String = text.chars().filter(|c| !c.is_control()).collect();
+    match read {
+        Ok(_) if !printable.is_empty() => printable,
+        _ => "another process".to_owned(),
+    }
 }
