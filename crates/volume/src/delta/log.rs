@@ -267,6 +267,9 @@ fn scan(path: &Path, file: &File) -> Result<(DeltaLogHeader, Scan)> {
             gap.get_or_insert(number);
             continue;
         }
+        if len < DELTA_SECTOR_LEN {
+            return Err(damaged(number, "it is cut short"));
+        }
         let record = DeltaRecord::decode(&sector)
             .context(|| format!("{} is damaged at sector {number}", path.display()))?;
         if record.sequence != number {
