@@ -1,0 +1,32 @@
+# The two that need no reading: `make demo` runs the main job end to end, `make test` passes the tests. Both install
+# what is missing and say so.
+
+CARGO ?= cargo
+
+.PHONY: build demo test check bench fuzz
+
+build:
+	$(CARGO) build --release
+
+demo:
+	@e2e/demo.sh
+
+# Every test, none skipped where this machine can run it, then a real guest on a real root file system.
+test:
+	@e2e/setup.sh test
+	$(CARGO) test --workspace --locked
+	$(CARGO) build --release --locked
+	@e2e/test-boot.sh target/release/silt
+
+check:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --quiet
+	$(CARGO) run --quiet --locked -p xtask -- check
+
+bench:
+	@bench/run.sh
+
+# Long runs by hand; short ones are part of `make test`. Needs a nightly toolchain and cargo-fuzz.
+fuzz:
+	cd fuzz && for target in $$($(CARGO) fuzz list); do $(CARGO) fuzz run $$target -- -max_total_time=$${SECONDS_EACH:-600} || exit 1; done
