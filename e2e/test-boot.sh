@@ -1,0 +1,113 @@
+#!/usr/bin/env bash
+# Tests a guest on a clone, over NBD, with the silt binary given:
+#   1. it reads and writes, syncs, trims and powers off; the export is clean and holds what it wrote;
+#   2. server and guest are killed between two syncs; after a new serve and boot all that was synced is there.
+# Quiet when all is well but for a line for each step. About half a minute once the Debian tree is there. Needs root.
+#
+#     e2e/test-boot.sh target/release/silt
+set -euo pipefail
+SILT=$(realpath "${1:?usage: e2e/test-boot.sh SILT-BINARY}")
+cd "$(dirname "$0")/.."
+# shellcheck source=e2e/steps.sh
+. e2e/steps.sh
+export PATH=$PATH:/usr/sbin:/sbin
+
+mkdir -p target/e2e
+start_log "$PWD/target/e2e/test-boot.log"
+work=$(mktemp -d "$PWD/target/e2e/test-boot.XXXXXX")
+at_exit rm -rf --one-file-system "$work"
+sockets=$(mktemp -d)
+at_exit rm -rf "$sockets"
+
+silt() { "$SILT" --store "$work/store" "$@"; }
+
+# serve VOLUME: over $sockets/VOLUME.
+serve() { serve_nbd "$sockets/$1" "$SILT" --store "$work/store" serve "$1" --nbd "$sockets/$1"; }
+
+# boot_command VOLUME: in BOOT, the command that boots a guest on it and runs $work/commands there.
+boot_command() {
+    # shellcheck disable=SC2054 # These commas are QEMU's.
+    BOOT=(
+        e2e/boot.sh --limit 60 --commands "$work/commands" -device virtio-blk-pci,drive=d0
+        -blockdev "driver=nbd,server.type=unix,server.path=$sockets/$1,node-name=d0,discard=unmap"
+    )
+}
+
+step "build an image of a Debian root file system, clone it twice"
+e2e/debian-tree.sh 1 "$work/debian"
+silt build "$work/debian" debian
+rm -rf --one-file-system "$work/debian"
+silt clone debian works
+silt clone debian crashes
+
+step "a guest writes, syncs, reads back, trims and powers off"
+cat >"$work/commands" <<'GUEST'
+set -e
+dd if=/dev/urandom of=/root/random bs=1M count=8 conv=fsync status=none
+sum=$(sha256sum </root/random)
+echo 3 >/proc/sys/vm/drop_caches
+[ "$sum" = "$(sha256sum </root/random)" ]
+echo "sum $sum"
+dd if=/dev/zero of=/root/gone bs=1M count=8 conv=fsync status=none
+rm /root/gone
+sync
+fstrim -v /
+dpkg --verify bash
+GUEST
+serve works
+boot_command works
+"${BOOT[@]}" | tee "$work/console"
+stop_server
+sum=$(sed -n 's/^sum \([0-9a-f]*\).*/\1/p' "$work/console")
+[ -n "$sum" ] || fail "the guest named no checksum"
+
+step "its export is clean and holds the file"
+silt export works "$work/works.raw"
+e2fsck -fn "$work/works.raw"
+[ "$(debugfs -R 'cat /root/random' "$work/works.raw" | sha256sum | cut -d' ' -f1)" = "$sum" ] ||
+    fail "the file in the export is not what the guest wrote"
+rm "$work/works.raw"
+
+step "a guest is killed together with its server, between two syncs"
+cat >"$work/commands" <<'GUEST'
+n=0
+while :; do
+    n=$((n + 1))
+    dd if=/dev/urandom bs=64k count=4 status=none >/root/file-$n
+    sha256sum /root/file-$n >/root/sum-$n
+    sync
+    echo "synced $n"
+done
+GUEST
+serve crashes
+boot_command crashes
+"${BOOT[@]}" >"$work/console" &
+guest=$!
+for ((tries = 0; tries < 600; tries++)); do
+    ! grep -q '^synced 5$' "$work/console" || break
+    kill -0 "$guest" || fail "the guest ended by itself"
+    sleep 0.1
+done
+crashed=$SERVER
+SERVER=
+kill -KILL "$crashed"
+kill -TERM "$guest" # Takes QEMU with it; the server is gone already.
+wait "$crashed" "$guest" || true
+synced=$(sed -n 's/^synced //p' "$work/console" | tail -n 1)
+[ "${synced:-0}" -ge 5 ] || fail "the guest synced nothing within a minute"
+
+step "served again, the disk holds all that was synced ($synced files)"
+cat >"$work/commands" <<GUEST
+set -e
+n=0
+while [ \$n -lt $synced ]; do
+    n=\$((n + 1))
+    sha256sum -c /root/sum-\$n
+done
+GUEST
+serve crashes
+"${BOOT[@]}"
+stop_server
+silt export crashes "$work/crashes.raw"
+e2fsck -fn "$work/crashes.raw"
+silt verify
