@@ -1,0 +1,49 @@
+//! The file layer under real programs: what it lets through, what it breaks, what it remembers.
+
+mod faults;
+mod passthrough;
+mod powercut;
+mod programs;
+mod sqlite;
+
+use std::path::{Path, PathBuf};
+
+use silt_testkit::fault::FaultFs;
+use tempfile::TempDir;
+
+/// A mounted layer over an empty folder, both gone when it is dropped.
+pub(crate) struct Mounted {
+    pub(crate) fs: FaultFs,
+    dir: TempDir,
+}
+
+impl Mounted {
+    /// `None`, with a printed reason, where this machine cannot mount.
+    pub(crate) fn new() -> Option<Mounted> {
+        if let Some(reason) = FaultFs::unavailable() {
+            println!("skipped: {reason}");
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["backing", "mnt"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let fs = FaultFs::mount(&dir.path().join("backing"), &dir.path().join("mnt")).unwrap();
+        Some(Mounted { fs, dir })
+    }
+
+    /// A path below the mount point.
+    pub(crate) fn at(&self, name: &str) -> PathBuf {
+        self.fs.mountpoint().join(name)
+    }
+
+    /// The same path below the backing folder.
+    pub(crate) fn backing(&self, name: &str) -> PathBuf {
+        self.dir.path().join("backing").join(name)
+    }
+
+    /// A folder beside the mount for whatever a test needs.
+    pub(crate) fn beside(&self) -> &Path {
+        self.dir.path()
+    }
+}

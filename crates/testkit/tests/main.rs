@@ -1,0 +1,3 @@
+//! The integration tests of the test kit: one binary, one module per part.
+
+mod fault;
