@@ -1,1 +1,5 @@
 //! (being written)
+
+pub mod fault;
+pub mod block_device;
+pub mod nbd_client;
