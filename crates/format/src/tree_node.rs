@@ -103,6 +103,22 @@ pub struct TreeEntry {
     pub xattrs: Vec<TreeXattr>,
 }
 
+impl TreeEntry {
+    /// An entry whose metadata is all zero, as a hard link's is.
+    pub fn bare(path: Vec<u8>, kind: TreeKind) -> TreeEntry {
+        TreeEntry {
+            path,
+            kind,
+            permissions: 0,
+            uid: 0,
+            gid: 0,
+            mtime_seconds: 0,
+            mtime_nanoseconds: 0,
+            xattrs: Vec::new(),
+        }
+    }
+}
+
 /// A child of an inner node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TreeChild {
@@ -334,16 +350,7 @@ fn read_kind(wire: &mut WireReader<'_>) -> Result<TreeKind> {
 
 fn read_entry(wire: &mut WireReader<'_>, path: Vec<u8>) -> Result<TreeEntry> {
     let kind = read_kind(wire)?;
-    let mut entry = TreeEntry {
-        path,
-        kind,
-        permissions: 0,
-        uid: 0,
-        gid: 0,
-        mtime_seconds: 0,
-        mtime_nanoseconds: 0,
-        xattrs: Vec::new(),
-    };
+    let mut entry = TreeEntry::bare(path, kind);
     if matches!(entry.kind, TreeKind::HardLink(_)) {
         return Ok(entry);
     }

@@ -1,0 +1,57 @@
+//! `docs/internals/formats.md` says what the code does: the layout tables in it are those of the code, and their magics
+//! and versions stand in its first table.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use silt_format as f;
+use std::{fs, path::PathBuf};
+
+const RECORDS: [f::Record; 10] = [
+    f::FileHeader::RECORD,
+    f::StoreFile::RECORD,
+    f::CommitSlot::RECORD,
+    f::PackEntry::RECORD,
+    f::MAP_NODE_RECORD,
+    f::MapRun::RECORD,
+    f::TREE_NODE_RECORD,
+    f::VolumeHeader::RECORD,
+    f::DeltaLogHeader::RECORD,
+    f::DeltaRecord::RECORD,
+];
+
+fn document() -> String {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/internals/formats.md");
+    fs::read_to_string(path).unwrap()
+}
+
+#[test]
+fn every_layout_table_is_that_of_the_code() {
+    let document = document();
+    for record in RECORDS {
+        assert!(record.is_contiguous(), "{} has gaps or overlaps", record.name);
+        let expected =
+            format!("### {}\n\n{} bytes.\n\n{}", record.name, record.len, record.markdown());
+        assert!(document.contains(&expected), "formats.md should hold:\n\n{expected}");
+    }
+    assert_eq!(
+        document.matches("| offset | length |").count(),
+        RECORDS.len(),
+        "a table the code does not know"
+    );
+}
+
+#[test]
+fn every_magic_and_version_is_that_of_the_code() {
+    let document = document();
+    let files = [
+        (f::STORE_MAGIC, f::STORE_VERSION, "`store`"),
+        (f::PACK_MAGIC, f::PACK_VERSION, "`packs/<id>.pack`"),
+        (f::PACK_TRAILER_MAGIC, f::PACK_VERSION, "its trailer"),
+        (f::VOLUME_MAGIC, f::VOLUME_VERSION, "`volumes/<id>/header`"),
+        (f::DELTA_LOG_MAGIC, f::DELTA_LOG_VERSION, "`volumes/<id>/<delta>/map.log`"),
+    ];
+    for (magic, version, file) in files {
+        let row = format!("| {file} | `{}` | {version} |", String::from_utf8_lossy(&magic));
+        assert!(document.contains(&row), "formats.md should hold: {row}");
+    }
+}
