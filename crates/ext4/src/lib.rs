@@ -5,3 +5,8 @@
 //! never passes through.
 
 pub mod format;
+pub mod hierarchy;
+pub mod writer;
+
+pub use hierarchy::{EntryId, EntryKind, Hierarchy, Metadata, Timestamp};
+pub use writer::{Layout, LayoutOptions};
