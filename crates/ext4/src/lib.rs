@@ -6,6 +6,7 @@
 
 pub mod format;
 pub mod hierarchy;
+pub mod reader;
 pub mod writer;
 
 pub use hierarchy::{EntryId, EntryKind, Hierarchy, Metadata, Timestamp};

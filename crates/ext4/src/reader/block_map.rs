@@ -5,7 +5,12 @@
 //!
 //! Source: Linux `Documentation/filesystems/ext4/blockmap.rst`.
 
-use super::{Ext4, disk::DiskRead, extents::Extent, inode::{Inode, InodeNumber}};
+use super::{
+    Ext4,
+    disk::DiskRead,
+    extents::Extent,
+    inode::{Inode, InodeNumber},
+};
 use silt_types::{Error, Result};
 use std::sync::Arc;
 
@@ -71,7 +76,9 @@ impl<'a, D: DiskRead> BlockMap<'a, D> {
     }
 
     fn enter(&mut self, block: u64, depth: u32) -> Result<()> {
-        let damage = |what: &str| Error::corrupt(format!("inode {}: its block map {what} (block {block})", self.inode));
+        let damage = |what: &str| {
+            Error::corrupt(format!("inode {}: its block map {what} (block {block})", self.inode))
+        };
         if !self.ext4.geometry().holds(block, 1) {
             return Err(damage("lies outside the file system"));
         }

@@ -38,7 +38,12 @@ pub(super) struct Blocks<D> {
 
 impl<D: DiskRead> Blocks<D> {
     pub(super) fn new(disk: D, block_size_bytes: usize) -> Blocks<D> {
-        Blocks { disk, block_size_bytes, overlay: Overlay::new(), cache: Mutex::new(vec![None; CACHED_BLOCKS]) }
+        Blocks {
+            disk,
+            block_size_bytes,
+            overlay: Overlay::new(),
+            cache: Mutex::new(vec![None; CACHED_BLOCKS]),
+        }
     }
 
     /// The same disk with the committed blocks of `overlay` over it.
@@ -63,7 +68,8 @@ impl<D: DiskRead> Blocks<D> {
     pub(super) fn read(&self, block: u64) -> Result<Arc<[u8]>> {
         let slot = block as usize % CACHED_BLOCKS;
         // A panic elsewhere leaves a slot whole: it is replaced in one assignment.
-        if let Some((held, bytes)) = &self.cache.lock().unwrap_or_else(PoisonError::into_inner)[slot]
+        if let Some((held, bytes)) =
+            &self.cache.lock().unwrap_or_else(PoisonError::into_inner)[slot]
             && *held == block
         {
             return Ok(Arc::clone(bytes));
@@ -71,7 +77,8 @@ impl<D: DiskRead> Blocks<D> {
         let mut bytes = vec![0; self.block_size_bytes];
         self.read_data(&mut bytes, block, 0)?;
         let bytes: Arc<[u8]> = bytes.into();
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner)[slot] = Some((block, Arc::clone(&bytes)));
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)[slot] =
+            Some((block, Arc::clone(&bytes)));
         Ok(bytes)
     }
 
@@ -110,7 +117,9 @@ impl<D: DiskRead> Blocks<D> {
         };
         self.disk.read_at(piece, self.offset(logged.at)? + skip)?;
         if logged.escaped {
-            for (byte, magic) in piece.iter_mut().zip(MAGIC.to_be_bytes().into_iter().skip(skip as usize)) {
+            for (byte, magic) in
+                piece.iter_mut().zip(MAGIC.to_be_bytes().into_iter().skip(skip as usize))
+            {
                 *byte = magic;
             }
         }
@@ -128,4 +137,3 @@ impl<D: DiskRead> Blocks<D> {
         Error::corrupt(format!("block {block} lies outside the disk of {} blocks", self.count()))
     }
 }
-

@@ -29,8 +29,9 @@ impl<D: DiskRead> Ext4<D> {
             return self.read_inline_dir(directory, visit);
         }
         let block_size = self.blocks().block_size_bytes() as u64;
-        let damage = |what: &str| Error::corrupt(format!("directory inode {}: {what}", directory.number));
-        if directory.size_bytes % block_size != 0 {
+        let damage =
+            |what: &str| Error::corrupt(format!("directory inode {}: {what}", directory.number));
+        if !directory.size_bytes.is_multiple_of(block_size) {
             return Err(damage("its size is not whole blocks"));
         }
         let blocks = directory.size_bytes / block_size;
@@ -61,11 +62,17 @@ impl<D: DiskRead> Ext4<D> {
         let (first, rest) = self.inline_data(directory)?;
         let entries = first.get(4..).unwrap_or_default();
         self.visit_entries(directory, entries, false, visit)?;
-        self.visit_entries(directory, &rest, false, visit)
+        self.visit_entries(directory, rest, false, visit)
     }
 
     /// Visits the entries in `bytes`, which may begin with `.` and `..` if they are the directory's `first`.
-    fn visit_entries(&self, directory: &Inode, bytes: &[u8], first: bool, visit: VisitEntry<'_>) -> Result<()> {
+    fn visit_entries(
+        &self,
+        directory: &Inode,
+        bytes: &[u8],
+        first: bool,
+        visit: VisitEntry<'_>,
+    ) -> Result<()> {
         let damage = |what: &str, name: &[u8]| {
             let name = name.escape_ascii();
             Error::corrupt(format!("directory inode {}: entry {name} {what}", directory.number))
@@ -73,14 +80,20 @@ impl<D: DiskRead> Ext4<D> {
         for (index, entry) in entries(bytes).enumerate() {
             let entry = entry.context(|| format!("directory inode {}", directory.number))?;
             let name = entry.name;
-            if entry.inode == 0 || first && (index, name) == (0, b".") || first && (index, name) == (1, b"..") {
+            if entry.inode == 0
+                || first && (index, name) == (0, b".")
+                || first && (index, name) == (1, b"..")
+            {
                 continue;
             }
             if matches!(name, b"" | b"." | b"..") || name.contains(&0) || name.contains(&b'/') {
                 return Err(damage("has an impossible name", name));
             }
             let inode = self.named_inode(entry.inode);
-            visit(name, inode.ok_or_else(|| damage("names a reserved or impossible inode", name))?)?;
+            visit(
+                name,
+                inode.ok_or_else(|| damage("names a reserved or impossible inode", name))?,
+            )?;
         }
         Ok(())
     }
@@ -89,11 +102,16 @@ impl<D: DiskRead> Ext4<D> {
     /// entries, have theirs elsewhere; it is not looked at, because nothing else in them is either.
     fn check_directory_block(&self, directory: &Inode, index: u64, block: &[u8]) -> Result<()> {
         let is_index = directory.is_indexed() && (index == 0 || spans_all(block));
-        if !self.geometry().metadata_checksums || is_index || leaf_checksum_holds(directory.checksum_seed, block) {
+        if !self.geometry().metadata_checksums
+            || is_index
+            || leaf_checksum_holds(directory.checksum_seed, block)
+        {
             return Ok(());
         }
         let number = directory.number;
-        Err(Error::corrupt(format!("directory inode {number}: the checksum of its block {index} does not match")))
+        Err(Error::corrupt(format!(
+            "directory inode {number}: the checksum of its block {index} does not match"
+        )))
     }
 
     /// Inode `number`, if an entry may name it.
@@ -106,5 +124,6 @@ impl<D: DiskRead> Ext4<D> {
 
 /// Whether one unused entry spans the whole block, as in the nodes of an index.
 fn spans_all(block: &[u8]) -> bool {
-    entries(block).next().is_some_and(|first| first.is_ok_and(|entry| entry.inode == 0)) && entries(block).nth(1).is_none()
+    entries(block).next().is_some_and(|first| first.is_ok_and(|entry| entry.inode == 0))
+        && entries(block).nth(1).is_none()
 }

@@ -37,7 +37,10 @@ impl DiskRead for [u8] {
         let from = usize::try_from(offset).ok().and_then(|start| self.get(start..));
         let source = from.and_then(|rest| rest.get(..buf.len()));
         buf.copy_from_slice(source.ok_or_else(|| {
-            Error::invalid(format!("cannot read {} bytes at {offset}: the disk ends before", buf.len()))
+            Error::invalid(format!(
+                "cannot read {} bytes at {offset}: the disk ends before",
+                buf.len()
+            ))
         })?);
         Ok(())
     }
@@ -62,7 +65,8 @@ pub struct FileDisk {
 impl FileDisk {
     /// The disk in `file`, as long as the file is now.
     pub fn new(mut file: File) -> Result<FileDisk> {
-        let size_bytes = file.seek(SeekFrom::End(0)).context(|| "cannot tell the size of the disk".into())?;
+        let size_bytes =
+            file.seek(SeekFrom::End(0)).context(|| "cannot tell the size of the disk".into())?;
         Ok(FileDisk { file, size_bytes })
     }
 }
@@ -73,6 +77,8 @@ impl DiskRead for FileDisk {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        self.file.read_exact_at(buf, offset).context(|| format!("cannot read {} bytes of the disk at {offset}", buf.len()))
+        self.file
+            .read_exact_at(buf, offset)
+            .context(|| format!("cannot read {} bytes of the disk at {offset}", buf.len()))
     }
 }

@@ -71,7 +71,14 @@ impl<D: DiskRead> Ext4<D> {
             BlockForm::Tree => Walk::Tree(ExtentTree::new(self, inode, from)),
             BlockForm::Map => Walk::Map(BlockMap::new(self, inode, from)),
         };
-        Extents { ext4: self, inode: inode.number, walk, reached: 0, blocks_left: self.geometry().blocks, tables: 0 }
+        Extents {
+            ext4: self,
+            inode: inode.number,
+            walk,
+            reached: 0,
+            blocks_left: self.geometry().blocks,
+            tables: 0,
+        }
     }
 }
 
@@ -92,7 +99,8 @@ impl<D: DiskRead> Extents<'_, D> {
             }
         };
         let Some(extent) = extent else { return Ok(None) };
-        let damage = |what: &str| Error::corrupt(format!("inode {}: {what}: {extent:?}", self.inode));
+        let damage =
+            |what: &str| Error::corrupt(format!("inode {}: {what}: {extent:?}", self.inode));
         if extent.logical < self.reached || extent.len == 0 {
             return Err(damage("an extent is empty, overlaps another or is out of order"));
         }
@@ -156,7 +164,8 @@ impl<'a, D: DiskRead> ExtentTree<'a, D> {
     /// The next extent in the order of the tree.
     fn next(&mut self) -> Result<Option<Extent>> {
         if let Some(root) = self.root.take() {
-            let node = ExtentNode::decode(&root).map_err(|error| error.context(format!("inode {}", self.inode)))?;
+            let node = ExtentNode::decode(&root)
+                .map_err(|error| error.context(format!("inode {}", self.inode)))?;
             self.enter(node, FILE_BLOCKS_MAX);
         }
         while let Some(Node { node, next, end }) = self.path.last_mut() {
@@ -198,7 +207,8 @@ impl<'a, D: DiskRead> ExtentTree<'a, D> {
         if sealed && !disk::extent_block_checksum_holds(self.checksum_seed, &bytes) {
             return Err(damage("has a checksum that does not match"));
         }
-        let node = ExtentNode::decode(&bytes).map_err(|error| error.context(format!("inode {}", self.inode)))?;
+        let node = ExtentNode::decode(&bytes)
+            .map_err(|error| error.context(format!("inode {}", self.inode)))?;
         let (found_depth, first) = match &node {
             ExtentNode::Leaf(extents) => (0, extents.first().map(|extent| extent.logical)),
             ExtentNode::Index(depth, nodes) => (*depth, nodes.first().map(|node| node.logical)),
@@ -214,9 +224,9 @@ impl<'a, D: DiskRead> ExtentTree<'a, D> {
     fn enter(&mut self, node: ExtentNode, end: u64) {
         let from = self.from;
         let next = match &node {
-            ExtentNode::Leaf(extents) => {
-                extents.partition_point(|extent| u64::from(extent.logical) + u64::from(extent.len) <= from)
-            }
+            ExtentNode::Leaf(extents) => extents.partition_point(|extent| {
+                u64::from(extent.logical) + u64::from(extent.len) <= from
+            }),
             ExtentNode::Index(_, nodes) => {
                 nodes.partition_point(|node| u64::from(node.logical) <= from).saturating_sub(1)
             }

@@ -31,7 +31,9 @@ impl<D: DiskRead> Ext4<D> {
             return Err(Error::invalid(format!("inode {} is not a symbolic link", link.number)));
         }
         link.refuse_encrypted()?;
-        let damage = || Error::corrupt(format!("symbolic link inode {}: its target is impossible", link.number));
+        let damage = || {
+            Error::corrupt(format!("symbolic link inode {}: its target is impossible", link.number))
+        };
         if !(1..=LINK_LEN_MAX).contains(&link.size_bytes) {
             return Err(damage());
         }
@@ -47,7 +49,8 @@ impl<D: DiskRead> Ext4<D> {
     fn read_content(&self, inode: &Inode, buf: &mut [u8], offset: u64) -> Result<()> {
         let end = offset.checked_add(buf.len() as u64).filter(|end| *end <= inode.size_bytes);
         let end = end.ok_or_else(|| {
-            let what = format!("cannot read {} bytes at {offset} of inode {}", buf.len(), inode.number);
+            let what =
+                format!("cannot read {} bytes at {offset} of inode {}", buf.len(), inode.number);
             Error::invalid(format!("{what}: it has {}", inode.size_bytes))
         })?;
         buf.fill(0);
@@ -76,7 +79,10 @@ impl<D: DiskRead> Ext4<D> {
     fn read_inline(&self, inode: &Inode, buf: &mut [u8], offset: u64) -> Result<()> {
         let (first, rest) = self.inline_data(inode)?;
         if inode.size_bytes > (first.len() + rest.len()) as u64 {
-            return Err(Error::corrupt(format!("inode {}: its content is longer than its room", inode.number)));
+            return Err(Error::corrupt(format!(
+                "inode {}: its content is longer than its room",
+                inode.number
+            )));
         }
         let content = first.iter().chain(rest).skip(offset as usize);
         buf.iter_mut().zip(content).for_each(|(to, from)| *to = *from);
@@ -87,7 +93,9 @@ impl<D: DiskRead> Ext4<D> {
     pub(super) fn inline_data<'a>(&self, inode: &'a Inode) -> Result<(&'a [u8], &'a [u8])> {
         let attributes = decode_inode_area(&inode.xattr_area);
         let attributes = attributes.context(|| format!("inode {}", inode.number))?;
-        let rest = attributes.iter().find(|entry| entry.index == INDEX_SYSTEM && entry.name == INLINE_REST);
+        let rest = attributes
+            .iter()
+            .find(|entry| entry.index == INDEX_SYSTEM && entry.name == INLINE_REST);
         Ok((&inode.block_area, rest.map_or(&[], |entry| entry.value)))
     }
 }

@@ -3,10 +3,10 @@
 //! After [`Geometry::new`] every size is one that ext4 knows, every count fits the disk, and the features are ones this
 //! reader understands. What a feature only forbids to write is no hindrance.
 
+use super::disk::DiskRead;
 use crate::format::superblock::{
     MAGIC, SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE, Superblock, incompatible, read_only_compatible,
 };
-use super::disk::DiskRead;
 use silt_types::{Error, ErrorKind, Result};
 
 /// Blocks larger than a page were never made by default, and read by few kernels.
@@ -87,23 +87,39 @@ impl Geometry {
 
     fn check(&self, disk_size_bytes: u64) -> Result<()> {
         let block_size = self.block_size_bytes;
-        let is_size = |size: u32, min: u32| size.is_power_of_two() && (min..=block_size).contains(&size);
+        let is_size =
+            |size: u32, min: u32| size.is_power_of_two() && (min..=block_size).contains(&size);
         let wide = self.superblock.incompatible & incompatible::BIT64 != 0;
         let checks = [
-            (self.blocks <= disk_size_bytes / u64::from(block_size), "it says the disk is larger than it is"),
-            (self.first_block == u64::from(block_size == 1024), "its first block is in the wrong place"),
+            (
+                self.blocks <= disk_size_bytes / u64::from(block_size),
+                "it says the disk is larger than it is",
+            ),
+            (
+                self.first_block == u64::from(block_size == 1024),
+                "its first block is in the wrong place",
+            ),
             (is_size(self.inode_size_bytes, INODE_SIZE_OLD), "its inode size is impossible"),
-            (is_size(self.descriptor_size_bytes, if wide { 64 } else { 32 }), "its descriptor size is impossible"),
+            (
+                is_size(self.descriptor_size_bytes, if wide { 64 } else { 32 }),
+                "its descriptor size is impossible",
+            ),
             (
                 (GROUP_BLOCKS_MIN..=block_size * 8).contains(&self.superblock.blocks_per_group),
                 "its groups have an impossible number of blocks",
             ),
-            ((1..=block_size * 8).contains(&self.inodes_per_group), "its groups have an impossible number of inodes"),
+            (
+                (1..=block_size * 8).contains(&self.inodes_per_group),
+                "its groups have an impossible number of inodes",
+            ),
             (
                 u64::from(self.inodes) == u64::from(self.groups) * u64::from(self.inodes_per_group),
                 "its inodes are not those of its groups",
             ),
-            ((FIRST_INODE_OLD..=self.inodes).contains(&self.first_free_inode), "it reserves an impossible number of inodes"),
+            (
+                (FIRST_INODE_OLD..=self.inodes).contains(&self.first_free_inode),
+                "it reserves an impossible number of inodes",
+            ),
         ];
         match checks.iter().find(|(holds, _)| !holds) {
             Some((_, what)) => Err(damage(what)),
@@ -113,17 +129,23 @@ impl Geometry {
 
     /// `Corrupt` unless blocks have this size, which the journal has relied on.
     pub(super) fn must_have_blocks_of(&self, size_bytes: u32) -> Result<()> {
-        if self.block_size_bytes == size_bytes { Ok(()) } else { Err(damage("the journal changes the block size")) }
+        if self.block_size_bytes == size_bytes {
+            Ok(())
+        } else {
+            Err(damage("the journal changes the block size"))
+        }
     }
 
     /// Whether `len` blocks from `start` on lie on the file system.
     pub(super) fn holds(&self, start: u64, len: u64) -> bool {
-        start >= self.first_block.max(1) && start.checked_add(len).is_some_and(|end| end <= self.blocks)
+        start >= self.first_block.max(1)
+            && start.checked_add(len).is_some_and(|end| end <= self.blocks)
     }
 
     /// Whether the descriptors say which inodes were never used.
     pub(super) fn tracks_unused_inodes(&self) -> bool {
-        self.metadata_checksums || self.superblock.read_only_compatible & read_only_compatible::GDT_CSUM != 0
+        self.metadata_checksums
+            || self.superblock.read_only_compatible & read_only_compatible::GDT_CSUM != 0
     }
 
     /// The first block of `group`.
@@ -175,7 +197,10 @@ fn group_count(superblock: &Superblock) -> Result<u32> {
 }
 
 fn unsupported(what: String) -> Error {
-    Error::new(ErrorKind::Unsupported, format!("this ext4 file system uses what is not supported: {what}"))
+    Error::new(
+        ErrorKind::Unsupported,
+        format!("this ext4 file system uses what is not supported: {what}"),
+    )
 }
 
 fn damage(what: &str) -> Error {

@@ -23,14 +23,19 @@ impl<D: DiskRead> Ext4<D> {
         let geometry = self.geometry();
         let index = number.get() - 1;
         if index >= geometry.inodes {
-            return Err(Error::corrupt(format!("inode {number}: there are only {}", geometry.inodes)));
+            return Err(Error::corrupt(format!(
+                "inode {number}: there are only {}",
+                geometry.inodes
+            )));
         }
         let (group, index) = (index / geometry.inodes_per_group, index % geometry.inodes_per_group);
         let offset = u64::from(index) * u64::from(geometry.inode_size_bytes);
         let block_size = u64::from(geometry.block_size_bytes);
         let table = self.descriptor(group)?.inode_table;
-        let block = table.checked_add(offset / block_size).filter(|block| geometry.holds(*block, 1));
-        let block = block.ok_or_else(|| damage(group, "its inode table lies outside the file system"))?;
+        let block =
+            table.checked_add(offset / block_size).filter(|block| geometry.holds(*block, 1));
+        let block =
+            block.ok_or_else(|| damage(group, "its inode table lies outside the file system"))?;
         Ok((block, (offset % block_size) as usize))
     }
 
@@ -120,7 +125,8 @@ impl<D: DiskRead> Iterator for UsedInodes<'_, D> {
                 if self.bitmap[index as usize / 8] >> (index % 8) & 1 == 0 {
                     continue;
                 }
-                let number = InodeNumber::new((self.group - 1) * geometry.inodes_per_group + index + 1)?;
+                let number =
+                    InodeNumber::new((self.group - 1) * geometry.inodes_per_group + index + 1)?;
                 if number.get() >= geometry.first_free_inode || number == InodeNumber::ROOT {
                     return Some(Ok(number));
                 }
@@ -140,9 +146,18 @@ impl<D: DiskRead> Iterator for UsedInodes<'_, D> {
 /// The CRC-16 over UUID, group number and descriptor that feature `uninit_bg` keeps. Source: Linux `fs/ext4/super.c`.
 fn old_descriptor_checksum(uuid: &[u8; 16], group: u32, bytes: &[u8]) -> u16 {
     let (before, after) = (&bytes[..0x1E], &bytes[0x20..]);
-    let all = uuid.iter().chain(&group.to_le_bytes()).chain(before).chain(after).copied().collect::<Vec<u8>>();
+    let all = uuid
+        .iter()
+        .chain(&group.to_le_bytes())
+        .chain(before)
+        .chain(after)
+        .copied()
+        .collect::<Vec<u8>>();
     all.iter().fold(0xFFFF, |sum, byte| {
-        (0..8).fold(sum ^ u16::from(*byte), |sum, _| if sum & 1 == 1 { sum >> 1 ^ 0xA001 } else { sum >> 1 })
+        (0..8).fold(
+            sum ^ u16::from(*byte),
+            |sum, _| if sum & 1 == 1 { sum >> 1 ^ 0xA001 } else { sum >> 1 },
+        )
     })
 }
 

@@ -8,9 +8,10 @@ use crate::{
     format::{
         checksum::inode_seed,
         inode::{
-            FLAG_ENCRYPT, FLAG_EXTENTS, FLAG_INDEX, FLAG_INLINE_DATA, INODE_ROOT, INODE_SIZE_MIN, InodeTime,
-            MODE_BLOCK_DEVICE, MODE_CHAR_DEVICE, MODE_DIRECTORY, MODE_FIFO, MODE_FILE, MODE_SOCKET, MODE_SYMLINK,
-            MODE_TYPE_MASK, RawInode, decode_device, inode_checksum, stored_inode_checksum,
+            FLAG_ENCRYPT, FLAG_EXTENTS, FLAG_INDEX, FLAG_INLINE_DATA, INODE_ROOT, INODE_SIZE_MIN,
+            InodeTime, MODE_BLOCK_DEVICE, MODE_CHAR_DEVICE, MODE_DIRECTORY, MODE_FIFO, MODE_FILE,
+            MODE_SOCKET, MODE_SYMLINK, MODE_TYPE_MASK, RawInode, decode_device, inode_checksum,
+            stored_inode_checksum,
         },
     },
     hierarchy::Timestamp,
@@ -27,7 +28,8 @@ pub struct InodeNumber(NonZeroU32);
 
 impl InodeNumber {
     /// The root directory.
-    pub const ROOT: InodeNumber = InodeNumber(NonZeroU32::new(INODE_ROOT).expect("two is not zero"));
+    pub const ROOT: InodeNumber =
+        InodeNumber(NonZeroU32::new(INODE_ROOT).expect("two is not zero"));
 
     /// Inode `number`, or `None` for 0, which stands for no inode.
     pub fn new(number: u32) -> Option<InodeNumber> {
@@ -138,7 +140,8 @@ impl<D: DiskRead> Ext4<D> {
         let (block, start) = self.inode_place(number)?;
         let block = self.blocks().read(block).context(|| format!("cannot read inode {number}"))?;
         let bytes = &block[start..start + self.geometry().inode_size_bytes as usize];
-        self.decode_inode(number, bytes).map_err(|what| Error::corrupt(format!("inode {number}: {what}")))
+        self.decode_inode(number, bytes)
+            .map_err(|what| Error::corrupt(format!("inode {number}: {what}")))
     }
 
     fn decode_inode(&self, number: InodeNumber, bytes: &[u8]) -> Result<Inode, &'static str> {
@@ -147,11 +150,13 @@ impl<D: DiskRead> Ext4<D> {
             return Err("it is not in use");
         }
         let checksum_seed = inode_seed(self.geometry().seed, number.get(), raw.generation);
-        if self.geometry().metadata_checksums && inode_checksum(checksum_seed, bytes) != stored_inode_checksum(bytes) {
+        if self.geometry().metadata_checksums
+            && inode_checksum(checksum_seed, bytes) != stored_inode_checksum(bytes)
+        {
             return Err("its checksum does not match");
         }
         let fields_len = INODE_SIZE_MIN + usize::from(raw.extra_size);
-        if fields_len > bytes.len() || raw.extra_size % 4 != 0 {
+        if fields_len > bytes.len() || !raw.extra_size.is_multiple_of(4) {
             return Err("its fields do not fit");
         }
         let (major, minor) = decode_device(&raw.block);
@@ -190,7 +195,8 @@ impl<D: DiskRead> Ext4<D> {
 impl Inode {
     /// How it tells where its blocks are.
     pub(super) fn block_form(&self) -> BlockForm {
-        let has_content = matches!(self.kind, InodeKind::File | InodeKind::Directory | InodeKind::Symlink);
+        let has_content =
+            matches!(self.kind, InodeKind::File | InodeKind::Directory | InodeKind::Symlink);
         if !has_content || self.is_inline() || self.is_short_link() {
             BlockForm::None
         } else if self.flags & FLAG_EXTENTS != 0 {
@@ -207,7 +213,9 @@ impl Inode {
 
     /// It is a symbolic link whose target stands in the inode itself.
     pub(super) fn is_short_link(&self) -> bool {
-        self.kind == InodeKind::Symlink && self.size_bytes <= SHORT_LINK_LEN_MAX && self.flags & FLAG_EXTENTS == 0
+        self.kind == InodeKind::Symlink
+            && self.size_bytes <= SHORT_LINK_LEN_MAX
+            && self.flags & FLAG_EXTENTS == 0
     }
 
     /// It is a directory with an index.

@@ -49,7 +49,8 @@ impl<D: DiskRead> Ext4<D> {
     pub fn open(disk: D) -> Result<Ext4<D>> {
         let disk_size_bytes = disk.size_bytes();
         let geometry = Geometry::new(read_superblock(&disk)?, disk_size_bytes)?;
-        let in_place = Ext4 { blocks: Blocks::new(disk, geometry.block_size_bytes as usize), geometry };
+        let in_place =
+            Ext4 { blocks: Blocks::new(disk, geometry.block_size_bytes as usize), geometry };
         let overlay = journal::overlay(&in_place)?;
         if overlay.is_empty() {
             return Ok(in_place);
@@ -58,7 +59,11 @@ impl<D: DiskRead> Ext4<D> {
         // The superblock itself may be among the replayed blocks, after the disk has grown for instance.
         let mut bytes = [0; SUPERBLOCK_SIZE];
         let block_size = u64::from(in_place.geometry.block_size_bytes);
-        blocks.read_data(&mut bytes, SUPERBLOCK_OFFSET / block_size, SUPERBLOCK_OFFSET % block_size)?;
+        blocks.read_data(
+            &mut bytes,
+            SUPERBLOCK_OFFSET / block_size,
+            SUPERBLOCK_OFFSET % block_size,
+        )?;
         let geometry = Geometry::new(Superblock::decode(&bytes)?, disk_size_bytes)?;
         geometry.must_have_blocks_of(in_place.geometry.block_size_bytes)?;
         Ok(Ext4 { blocks, geometry })

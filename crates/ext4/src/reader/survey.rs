@@ -26,7 +26,10 @@ impl<D: DiskRead> Ext4<D> {
     /// Calls `visit` with each file in use and each of its runs that is written and not behind its end, by inode and then
     /// in the order of the file. Runs of different files may overlap on a damaged disk. An error of `visit` ends it and is
     /// passed on. Reads inode bitmaps, inodes, and extent blocks.
-    pub fn for_each_file_extent(&self, visit: &mut dyn FnMut(&Inode, Extent) -> Result<()>) -> Result<SurveyGaps> {
+    pub fn for_each_file_extent(
+        &self,
+        visit: &mut dyn FnMut(&Inode, Extent) -> Result<()>,
+    ) -> Result<SurveyGaps> {
         let mut gaps = SurveyGaps::default();
         let mut blocks_left = self.geometry().blocks;
         for number in self.used_inodes() {
@@ -46,7 +49,10 @@ impl<D: DiskRead> Ext4<D> {
             for extent in extents.by_ref() {
                 match extent {
                     Ok(extent) if extent.unwritten || extent.logical >= end => {}
-                    Ok(extent) => visit(&inode, Extent { len: extent.len.min(end - extent.logical), ..extent })?,
+                    Ok(extent) => visit(
+                        &inode,
+                        Extent { len: extent.len.min(end - extent.logical), ..extent },
+                    )?,
                     Err(_) => gaps.files += 1,
                 }
             }

@@ -80,9 +80,16 @@ impl<D: DiskRead> Reading<'_, D> {
             return linked.map_err(|error| impossible(&inode, error));
         }
         if inode.links == 0 {
-            return Err(Error::corrupt(format!("inode {number} is deleted, but entry {} names it", name.escape_ascii())));
+            return Err(Error::corrupt(format!(
+                "inode {number} is deleted, but entry {} names it",
+                name.escape_ascii()
+            )));
         }
-        let target = if inode.kind == InodeKind::Symlink { self.ext4.read_link(&inode)? } else { Vec::new() };
+        let target = if inode.kind == InodeKind::Symlink {
+            self.ext4.read_link(&inode)?
+        } else {
+            Vec::new()
+        };
         let kind = match inode.kind {
             InodeKind::Directory => EntryKind::Directory,
             InodeKind::File => EntryKind::File,
@@ -110,7 +117,8 @@ impl<D: DiskRead> Reading<'_, D> {
 
     fn set_xattrs(&mut self, entry: EntryId, inode: &Inode) -> Result<()> {
         let xattrs = self.ext4.xattrs(inode)?;
-        let xattrs: Vec<(&[u8], &[u8])> = xattrs.iter().map(|(name, value)| (&name[..], &value[..])).collect();
+        let xattrs: Vec<(&[u8], &[u8])> =
+            xattrs.iter().map(|(name, value)| (&name[..], &value[..])).collect();
         self.hierarchy.set_xattrs(entry, &xattrs).map_err(|error| impossible(inode, error))
     }
 
@@ -131,12 +139,17 @@ impl<D: DiskRead> Reading<'_, D> {
         }
         let claimed = extents.blocks_claimed();
         self.claim(inode, claimed)?;
-        self.hierarchy.set_file_content(entry, inode.size_bytes, &runs.runs).map_err(|error| impossible(inode, error))
+        self.hierarchy
+            .set_file_content(entry, inode.size_bytes, &runs.runs)
+            .map_err(|error| impossible(inode, error))
     }
 
     fn claim(&mut self, inode: &Inode, blocks: u64) -> Result<()> {
         self.blocks_left = self.blocks_left.checked_sub(blocks).ok_or_else(|| {
-            Error::corrupt(format!("inode {}: with it the tree claims more blocks than there are", inode.number))
+            Error::corrupt(format!(
+                "inode {}: with it the tree claims more blocks than there are",
+                inode.number
+            ))
         })?;
         Ok(())
     }

@@ -4,8 +4,8 @@ use super::{Ext4, disk::DiskRead, inode::Inode};
 use crate::format::{
     acl::acl_from_disk,
     xattr::{
-        INDEX_ACL_ACCESS, INDEX_ACL_DEFAULT, INDEX_SYSTEM, XattrEntry, block_checksum, decode_block, decode_inode_area,
-        prefix_of, stored_block_checksum,
+        INDEX_ACL_ACCESS, INDEX_ACL_DEFAULT, INDEX_SYSTEM, XattrEntry, block_checksum,
+        decode_block, decode_inode_area, prefix_of, stored_block_checksum,
     },
 };
 use silt_types::{Context as _, Error, ErrorKind, Result};
@@ -32,7 +32,8 @@ impl<D: DiskRead> Ext4<D> {
                 return Err(damage("the attribute block lies outside the file system"));
             }
             let block = self.blocks().read(number)?;
-            if geometry.metadata_checksums && block_checksum(geometry.seed, number, &block) != stored_block_checksum(&block)
+            if geometry.metadata_checksums
+                && block_checksum(geometry.seed, number, &block) != stored_block_checksum(&block)
             {
                 return Err(damage("the checksum of the attribute block does not match"));
             }
@@ -52,13 +53,17 @@ fn decode(entries: &[XattrEntry<'_>], room: usize) -> Result<Xattrs> {
     if entries.iter().map(|entry| entry.value.len()).sum::<usize>() > room {
         return Err(damage("the values of the attributes overlap"));
     }
-    let seen = entries.iter().filter(|entry| !matches!(entry.index, INDEX_SYSTEM | INDEX_ENCRYPTION));
+    let seen =
+        entries.iter().filter(|entry| !matches!(entry.index, INDEX_SYSTEM | INDEX_ENCRYPTION));
     seen.map(|entry| Ok((full_name(entry)?, value(entry)?))).collect()
 }
 
 fn full_name(entry: &XattrEntry<'_>) -> Result<Vec<u8>> {
     let prefix = prefix_of(entry.index).ok_or_else(|| {
-        Error::new(ErrorKind::Unsupported, format!("attributes: unknown prefix number {}", entry.index))
+        Error::new(
+            ErrorKind::Unsupported,
+            format!("attributes: unknown prefix number {}", entry.index),
+        )
     })?;
     if entry.name.is_empty() == prefix.ends_with(b".") || entry.name.contains(&0) {
         return Err(damage("an attribute has an impossible name"));

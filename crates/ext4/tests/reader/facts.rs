@@ -49,7 +49,8 @@ pub(super) fn of_mount(mount: &Path) -> Listing {
             if facts.kind == 'd' {
                 folders.push(path.clone());
             }
-            listing.insert(path.strip_prefix(mount).unwrap().as_os_str().as_bytes().to_vec(), facts);
+            listing
+                .insert(path.strip_prefix(mount).unwrap().as_os_str().as_bytes().to_vec(), facts);
         }
     }
     listing

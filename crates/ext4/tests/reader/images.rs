@@ -1,8 +1,8 @@
 //! Disks made by others: `mke2fs -d` over a folder of everything, and the kernel's own through a loop mount.
 
 use std::{
-    fs,
     ffi::OsString,
+    fs,
     os::unix::{
         ffi::OsStringExt as _,
         fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, symlink},
@@ -14,14 +14,19 @@ use std::{
 /// Runs `command` in a shell; its output is in the panic when it fails.
 pub(super) fn sh(command: &str) -> String {
     let output = Command::new("bash").args(["-euc", command]).output().unwrap();
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert!(output.status.success(), "{command}: {text}");
     text
 }
 
 /// Whether loop mounts work here; says so when they do not.
 pub(super) fn can_mount() -> bool {
-    let able = fs::metadata("/dev/loop-control").is_ok() && fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
+    let able = fs::metadata("/dev/loop-control").is_ok()
+        && fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
     if !able {
         println!("skipped: loop mounts need root and /dev/loop-control");
     }
@@ -69,7 +74,8 @@ pub(super) fn fill(folder: &Path) {
     }
     fs::create_dir(folder.join("many")).unwrap();
     for index in 0..1500 {
-        fs::write(folder.join(format!("many/file-with-a-longer-name-{index}")), index.to_string()).unwrap();
+        fs::write(folder.join(format!("many/file-with-a-longer-name-{index}")), index.to_string())
+            .unwrap();
     }
     fs::set_permissions(folder.join("border"), fs::Permissions::from_mode(0o6751)).unwrap();
     sh(&format!(

@@ -25,7 +25,7 @@ const FEATURES: [&str; 17] = [
     "-t ext4 -O meta_bg,^resize_inode -b 1024 -g 1024",
     "-t ext4 -O sparse_super2,^resize_inode,^flex_bg -b 1024 -g 2048",
     "-t ext4 -O metadata_csum_seed,orphan_file,large_dir,ea_inode,project,quota -b 4096",
-    "-t ext4 -O stable_inodes,mmp,encrypt -b 4096",
+    "-t ext4 -O stable_inodes,mmp,encrypt,verity -b 4096",
 ];
 
 pub(super) fn open(disk: &Path) -> Ext4<FileDisk> {

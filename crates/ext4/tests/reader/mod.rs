@@ -2,4 +2,10 @@
 
 mod facts;
 mod images;
+mod log_writer;
+mod logs;
 mod made_disks;
+mod mutations;
+mod torn_journals;
+mod used_disks;
+mod walk;

@@ -33,14 +33,19 @@ impl<'a, D: DiskRead> Log<'a, D> {
                 return Err(Error::corrupt("journal: its file has a hole"));
             }
             if pieces.len() == PIECES_MAX {
-                return Err(Error::new(ErrorKind::Unsupported, format!("journal: in more than {PIECES_MAX} pieces")));
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    format!("journal: in more than {PIECES_MAX} pieces"),
+                ));
             }
             mapped += extent.len;
             pieces.push(extent);
         }
         if mapped < u64::from(journal.len_blocks) {
             let claimed = journal.len_blocks;
-            return Err(Error::corrupt(format!("journal: it claims {claimed} blocks, but its file has {mapped}")));
+            return Err(Error::corrupt(format!(
+                "journal: it claims {claimed} blocks, but its file has {mapped}"
+            )));
         }
         Ok(Log { blocks, pieces, journal, end })
     }
@@ -59,7 +64,8 @@ impl<'a, D: DiskRead> Log<'a, D> {
     pub(super) fn place(&self, position: u32) -> Result<u64> {
         let position = u64::from(position);
         let index = self.pieces.partition_point(|piece| piece.logical + piece.len <= position);
-        let piece = self.pieces.get(index).ok_or_else(|| Error::corrupt("journal: ends before its log"))?;
+        let piece =
+            self.pieces.get(index).ok_or_else(|| Error::corrupt("journal: ends before its log"))?;
         Ok(piece.physical + (position - piece.logical))
     }
 

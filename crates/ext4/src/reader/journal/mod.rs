@@ -8,7 +8,12 @@
 mod log;
 mod replay;
 
-use super::{Ext4, blocks::Overlay, disk::DiskRead, inode::{InodeKind, InodeNumber}};
+use super::{
+    Ext4,
+    blocks::Overlay,
+    disk::DiskRead,
+    inode::{InodeKind, InodeNumber},
+};
 use crate::format::{
     journal::{
         INCOMPATIBLE_64BIT, INCOMPATIBLE_ASYNC_COMMIT, INCOMPATIBLE_CSUM_V2, INCOMPATIBLE_CSUM_V3,
@@ -48,7 +53,8 @@ fn read_overlay<D: DiskRead>(ext4: &Ext4<D>) -> Result<Overlay> {
     let mut first_block = vec![0; ext4.blocks().block_size_bytes()];
     let first = ext4.extents(&inode).next().transpose()?;
     let first = first.filter(|extent| extent.logical == 0 && !extent.unwritten);
-    let first = first.ok_or_else(|| Error::corrupt("journal: its file does not begin with a block"))?;
+    let first =
+        first.ok_or_else(|| Error::corrupt("journal: its file does not begin with a block"))?;
     ext4.blocks().read_in_place(&mut first_block, first.physical)?;
     let journal = JournalSuperblock::decode(&first_block)?;
     check(&journal, first_block.len())?;
@@ -61,8 +67,9 @@ fn read_overlay<D: DiskRead>(ext4: &Ext4<D>) -> Result<Overlay> {
     }
     let log = Log::new(ext4.blocks(), ext4.extents(&inode), &journal, end)?;
     let replayed = replay::replay(&log)?;
-    if end < journal.len_blocks {
-        log.read(end, &mut first_block)?;
+    // The kernel leaves out the block that follows the ring.
+    if end + 1 < journal.len_blocks {
+        log.read(end + 1, &mut first_block)?;
         refuse_fast_commit(&first_block, replayed.next_sequence)?;
     }
     Ok(replayed.overlay)
@@ -78,7 +85,10 @@ fn check(journal: &JournalSuperblock, block_size_bytes: usize) -> Result<()> {
         return Err(unsupported("its commits are asynchronous (journal_async_commit)"));
     }
     if journal.incompatible & !known != 0 {
-        return Err(unsupported(&format!("incompatible features {:#x}", journal.incompatible & !known)));
+        return Err(unsupported(&format!(
+            "incompatible features {:#x}",
+            journal.incompatible & !known
+        )));
     }
     if journal.has_checksums() && journal.checksum_type != CHECKSUM_CRC32C {
         return Err(unsupported(&format!("checksums of kind {}", journal.checksum_type)));

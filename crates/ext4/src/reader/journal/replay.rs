@@ -82,7 +82,8 @@ impl<D: DiskRead> Replay<'_, D> {
             }
             let position = self.position;
             self.log.read(position, &mut self.buf)?;
-            let header = JournalHeader::decode(&self.buf).filter(|header| header.sequence == self.sequence);
+            let header =
+                JournalHeader::decode(&self.buf).filter(|header| header.sequence == self.sequence);
             let Some(header) = header else { return Ok(None) };
             self.pass()?;
             match header.block_type {
@@ -111,7 +112,8 @@ impl<D: DiskRead> Replay<'_, D> {
 
     /// Decides about a transaction whose commit block is in `buf`.
     fn judge(&mut self, transaction: Transaction) -> Result<Option<Transaction>> {
-        let seconds = u64::from(be32_at(&self.buf, COMMIT_SECONDS_AT)) << 32 | u64::from(be32_at(&self.buf, COMMIT_SECONDS_AT + 4));
+        let seconds = u64::from(be32_at(&self.buf, COMMIT_SECONDS_AT)) << 32
+            | u64::from(be32_at(&self.buf, COMMIT_SECONDS_AT + 4));
         let committed = self.commit_holds();
         if committed && transaction.damaged.is_none() {
             self.committed_seconds = seconds;
@@ -122,8 +124,12 @@ impl<D: DiskRead> Replay<'_, D> {
             return Ok(None);
         }
         Err(match transaction.damaged {
-            Some(position) => self.damage(&format!("the checksum of its block {position} does not match")),
-            None => self.damage("the checksum of its commit block does not match, and another transaction follows"),
+            Some(position) => {
+                self.damage(&format!("the checksum of its block {position} does not match"))
+            }
+            None => self.damage(
+                "the checksum of its commit block does not match, and another transaction follows",
+            ),
         })
     }
 
@@ -154,13 +160,19 @@ impl<D: DiskRead> Replay<'_, D> {
         for (tag, position) in &transaction.writes {
             self.log.read(*position, &mut self.buf)?;
             if !self.log.journal.data_holds(tag, self.sequence, &self.buf) {
-                return Err(self.damage(&format!("the checksum of its block for {} does not match", tag.block)));
+                return Err(self.damage(&format!(
+                    "the checksum of its block for {} does not match",
+                    tag.block
+                )));
             }
             if tag.block >= self.log.disk_blocks() {
-                return Err(self.damage(&format!("it writes block {}, outside the disk", tag.block)));
+                return Err(
+                    self.damage(&format!("it writes block {}, outside the disk", tag.block))
+                );
             }
             let at = self.log.place(*position)?;
-            self.overlay.insert(tag.block, LoggedBlock { at, escaped: tag.flags & TAG_ESCAPED != 0 });
+            self.overlay
+                .insert(tag.block, LoggedBlock { at, escaped: tag.flags & TAG_ESCAPED != 0 });
             if self.overlay.len() > OVERLAY_BLOCKS_MAX {
                 return Err(too_large());
             }
@@ -188,5 +200,8 @@ impl<D: DiskRead> Replay<'_, D> {
 }
 
 fn too_large() -> Error {
-    Error::new(ErrorKind::Unsupported, format!("journal: it holds more than {OVERLAY_BLOCKS_MAX} blocks"))
+    Error::new(
+        ErrorKind::Unsupported,
+        format!("journal: it holds more than {OVERLAY_BLOCKS_MAX} blocks"),
+    )
 }

@@ -1,0 +1,5 @@
+//! The one integration binary of the crate.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests")]
+
+mod reader;
