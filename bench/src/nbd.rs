@@ -1,6 +1,5 @@
 //! Hot reads over NBD: `silt serve` beside `qemu-nbd` over a qcow2 overlay and `nbdkit file` on a raw disk.
 
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -93,18 +92,20 @@ struct Server {
 
 impl Server {
     fn start(command: &mut Command, socket: PathBuf) -> Result<Self> {
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+        let log = std::fs::File::create(socket.with_extension("log"))?;
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
         let mut server =
             Self { child: child.map_err(|error| format!("{command:?}: {error}"))?, socket };
         let start = Instant::now();
-        while UnixStream::connect(&server.socket).is_err() {
+        while output(&mut program("nbdinfo", ["--size", &server.uri()])).is_err() {
             if let Some(status) = server.child.try_wait()? {
-                return Err(format!("{command:?} ended with {status}").into());
+                let said = std::fs::read_to_string(server.socket.with_extension("log"))?;
+                return Err(format!("{command:?} ended with {status}: {said}").into());
             }
             if start.elapsed() > Duration::from_secs(10) {
-                return Err(format!("{command:?} does not listen").into());
+                return Err(format!("{command:?} does not answer").into());
             }
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(50));
         }
         Ok(server)
     }
@@ -141,7 +142,10 @@ fn fio(
     if let Some(seconds) = seconds {
         command.arg("--time_based").arg(format!("--runtime={seconds}"));
     }
-    let report = json(&mut command)?;
+    // The engine greets on standard output.
+    let said = tempfile::NamedTempFile::new()?;
+    output(command.arg("--output").arg(said.path()))?;
+    let report: serde_json::Value = serde_json::from_reader(said.as_file())?;
     report["jobs"][0]["read"]["iops"].as_f64().ok_or_else(|| "fio said nothing of reads".into())
 }
 

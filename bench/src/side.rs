@@ -129,7 +129,10 @@ pub fn median_run(mut runs: Vec<Took>) -> Took {
 /// The JSON a command prints.
 pub fn json(command: &mut Command) -> Result<serde_json::Value> {
     let said = output(command)?;
-    serde_json::from_str(&said).map_err(|error| format!("{command:?}: {error} in {said:?}").into())
+    serde_json::from_str(&said).map_err(|error| {
+        let start: String = said.chars().take(200).collect();
+        format!("{command:?}: {error} in {start:?}").into()
+    })
 }
 
 /// A number out of a JSON document.

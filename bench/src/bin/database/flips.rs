@@ -20,14 +20,15 @@ const ROWS: u64 = 20_000;
 const TIME_MAX: Duration = Duration::from_secs(20);
 
 /// Exit codes of the probe beside 0, in order of precedence: the worst thing it saw.
-const OUTCOMES: [(i32, &str); 7] = [
+const OUTCOMES: [(i32, &str); 8] = [
     (0, "no effect"),
     (41, "error from the engine"),
     (42, "caught by the row checksum"),
     (43, "row silently absent"),
-    (44, "wrong row with a right checksum"),
-    (45, "found only by the row count"),
-    (46, "found only by the engine's check"),
+    (44, "another key's sound row"),
+    (45, "wrong row with the right key and checksum"),
+    (46, "found only by the row count"),
+    (47, "found only by the engine's check"),
 ];
 
 /// Flips `--flips` bits, in the main file and, for SQLite, in a log left by a killed writer.
@@ -193,8 +194,8 @@ fn verify(database: &mut dyn Engine, note: &mut dyn FnMut(i32)) {
         (Err(_), _, _) => note(41),
         (Ok(()), 1.., _) => note(42),
         (Ok(()), 0, ROWS) if database.check().is_ok_and(|sound| sound) => {}
-        (Ok(()), 0, ROWS) => note(46),
-        (Ok(()), 0, _) => note(45),
+        (Ok(()), 0, ROWS) => note(47),
+        (Ok(()), 0, _) => note(46),
     }
 }
 
@@ -225,7 +226,8 @@ fn look_all_up(database: &mut dyn Engine, rows: u64, note: &mut dyn FnMut(i32)) 
             None => {}
             Some(row) if row.sum != row.sum_expected() => note(42),
             Some(row) if row == wanted => {}
-            Some(_) => note(44),
+            Some(row) if row.key != *key => note(44),
+            Some(_) => note(45),
         });
         if looked.is_err() {
             note(41);

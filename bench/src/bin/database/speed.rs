@@ -194,17 +194,20 @@ fn look_ups(dir: &Path, engine: &str, rows: u64) -> Result<()> {
     let mut database = open(engine, dir, Mode::Read)?;
     let mut draw = 0;
     let mut measure = |label: &str, count: u64, group: usize, present: bool| -> Result<()> {
-        let mut spent = Duration::ZERO;
+        let (mut spent, mut worked) = (Duration::ZERO, Duration::ZERO);
         let mut found = 0_u64;
         for _ in 0..count / group as u64 {
             let keys: Vec<Key> = (0..group).map(|_| drawn_key(&mut draw, rows, present)).collect();
+            let before = processor_time();
             spent +=
                 timed(|| database.look_up(&keys, &mut |_, row| found += u64::from(row.is_some())))?;
+            worked += processor_time().saturating_sub(before);
         }
         if found != if present { count / group as u64 * group as u64 } else { 0 } {
             return Err(format!("{label}: {found} keys found").into());
         }
-        println!("  look-up, {label}: {:.2} us", spent.as_secs_f64() * 1e6 / count as f64);
+        let each = |time: Duration| time.as_secs_f64() * 1e6 / count as f64;
+        println!("  look-up, {label}: {:.2} us, processor {:.2} us", each(spent), each(worked));
         Ok(())
     };
     let count = 500_000;
