@@ -37,24 +37,12 @@ impl Input {
 
     /// Waits for more bytes; false when the client has ended its side.
     pub(super) fn receive(&mut self, socket: BorrowedFd<'_>) -> Result<bool> {
-        self.receive_with(socket, RecvFlags::empty())
-    }
-
-    /// Takes what is there without waiting; false when that is nothing.
-    pub(super) fn receive_ready(&mut self, socket: BorrowedFd<'_>) -> Result<bool> {
-        match self.receive_with(socket, RecvFlags::DONTWAIT) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
-            other => other,
-        }
-    }
-
-    fn receive_with(&mut self, socket: BorrowedFd<'_>, flags: RecvFlags) -> Result<bool> {
         if self.unread.end == self.bytes.len() {
             self.bytes.copy_within(self.unread.clone(), 0);
             self.unread = 0..self.unread.len();
         }
         let room = &mut self.bytes[self.unread.end..];
-        let (received, _) = retry_on_intr(|| recv(socket, &mut *room, flags))?;
+        let (received, _) = retry_on_intr(|| recv(socket, &mut *room, RecvFlags::empty()))?;
         self.unread.end += received;
         Ok(received > 0)
     }
