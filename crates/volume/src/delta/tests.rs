@@ -542,7 +542,7 @@ fn tear(log: &Path, before: &[u8], kept: u64, cut: u8) {
             bytes[sector * SECTOR..(sector + 1) * SECTOR].fill(0);
         }
     }
-    if cut % 2 == 0 {
+    if cut.is_multiple_of(2) {
         bytes.truncate((old + usize::from(cut) % (new - old + 1)) * SECTOR);
     }
     fs::write(log, bytes).unwrap();
