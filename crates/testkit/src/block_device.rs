@@ -2,6 +2,8 @@
 //!
 //! Not here: durability (the fault layer's work) and what a device does with the space it is given back.
 
+#![expect(clippy::panic, reason = "a suite tells what it found as a test does")]
+
 use silt_types::{BLOCK_SIZE_BYTES, ErrorKind};
 use silt_volume::{BlockDevice, BlockStatus};
 use std::{ops::Range, sync::Arc, thread};

@@ -133,8 +133,11 @@ impl Handshake<'_> {
                 self.reply(kind, answer::POLICY, reason.as_bytes())?;
             }
             (option::EXPORT_NAME, _) => return self.answer_export_name(data),
-            (option::GO, _) => return self.answer_info(kind, data),
-            (option::INFO, _) => drop(self.answer_info(kind, data)?),
+            (option::INFO | option::GO, _) => {
+                if self.answer_info(kind, data)? && kind == option::GO {
+                    return Ok(Next::Transmission);
+                }
+            }
             (option::LIST, _) if data.is_empty() => {
                 self.reply(kind, answer::SERVER, &[0; 4])?;
                 self.reply(kind, answer::ACK, b"")?;
@@ -166,25 +169,24 @@ impl Handshake<'_> {
         Ok(Next::Transmission)
     }
 
-    fn answer_info(&mut self, kind: u32, data: &[u8]) -> Result<Next> {
+    /// Describes the export; false if that is not what the client named.
+    fn answer_info(&mut self, kind: u32, data: &[u8]) -> Result<bool> {
         match export_name(data) {
-            None => self.reply(kind, answer::INVALID, b"this option's lengths do not add up")?,
-            Some(b"") => {
-                let mut info = INFO_EXPORT.to_be_bytes().to_vec();
-                info.extend(self.session.geometry.size_bytes.to_be_bytes());
-                info.extend(self.transmission_flags().to_be_bytes());
-                self.reply(kind, answer::INFO, &info)?;
-                let mut info = INFO_BLOCK_SIZE.to_be_bytes().to_vec();
-                for size in [1, BLOCK_BYTES_PREFERRED, PAYLOAD_BYTES_MAX] {
-                    info.extend(size.to_be_bytes());
-                }
-                self.reply(kind, answer::INFO, &info)?;
-                self.reply(kind, answer::ACK, b"")?;
-                return Ok(Next::Transmission);
-            }
-            Some(_) => self.reply_unknown_export(kind)?,
+            Some(b"") => (),
+            Some(_) => return self.reply_unknown_export(kind).map(|()| false),
+            None => return self.reply_lengths(kind).map(|()| false),
         }
-        Ok(Next::Option)
+        let mut info = INFO_EXPORT.to_be_bytes().to_vec();
+        info.extend(self.session.geometry.size_bytes.to_be_bytes());
+        info.extend(self.transmission_flags().to_be_bytes());
+        self.reply(kind, answer::INFO, &info)?;
+        let mut info = INFO_BLOCK_SIZE.to_be_bytes().to_vec();
+        for size in [1, BLOCK_BYTES_PREFERRED, PAYLOAD_BYTES_MAX] {
+            info.extend(size.to_be_bytes());
+        }
+        self.reply(kind, answer::INFO, &info)?;
+        self.reply(kind, answer::ACK, b"")?;
+        Ok(true)
     }
 
     fn answer_contexts(&mut self, kind: u32, data: &[u8]) -> Result<()> {
@@ -197,18 +199,23 @@ impl Handshake<'_> {
             return self.reply(kind, answer::INVALID, b"structured replies come first");
         }
         let Some(queries) = ContextQueries::decode(data) else {
-            return self.reply(kind, answer::INVALID, b"this option's lengths do not add up");
+            return self.reply_lengths(kind);
         };
         if !queries.export_name.is_empty() {
             return self.reply_unknown_export(kind);
         }
-        if if sets { queries.selects_allocation() } else { queries.lists_allocation() } {
+        let matches = if sets { queries.selects_allocation() } else { queries.lists_allocation() };
+        if matches {
             self.session.allocation |= sets;
             let id = if sets { ALLOCATION_CONTEXT_ID } else { 0 };
             let context = [&id.to_be_bytes()[..], ALLOCATION_CONTEXT].concat();
             self.reply(kind, answer::META_CONTEXT, &context)?;
         }
         self.reply(kind, answer::ACK, b"")
+    }
+
+    fn reply_lengths(&mut self, kind: u32) -> Result<()> {
+        self.reply(kind, answer::INVALID, b"this option's lengths do not add up")
     }
 
     fn reply_unknown_export(&mut self, kind: u32) -> Result<()> {

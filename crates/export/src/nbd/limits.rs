@@ -1,4 +1,5 @@
-//! Every bound of the NBD export, with its reason. Per connection they add up to about 6 MiB of memory.
+//! Every bound of the NBD export, with its reason. Per connection they add up to at most 8 MiB of memory, taken as it is
+//! needed.
 
 use std::time::Duration;
 

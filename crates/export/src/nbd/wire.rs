@@ -24,27 +24,27 @@ pub(super) const NO_ZEROES: u16 = 2;
 
 /// Option types ("Option types").
 pub(super) mod option {
-    pub(in super::super) const EXPORT_NAME: u32 = 1;
-    pub(in super::super) const ABORT: u32 = 2;
-    pub(in super::super) const LIST: u32 = 3;
-    pub(in super::super) const INFO: u32 = 6;
-    pub(in super::super) const GO: u32 = 7;
-    pub(in super::super) const STRUCTURED_REPLY: u32 = 8;
-    pub(in super::super) const LIST_META_CONTEXT: u32 = 9;
-    pub(in super::super) const SET_META_CONTEXT: u32 = 10;
+    pub(in crate::nbd) const EXPORT_NAME: u32 = 1;
+    pub(in crate::nbd) const ABORT: u32 = 2;
+    pub(in crate::nbd) const LIST: u32 = 3;
+    pub(in crate::nbd) const INFO: u32 = 6;
+    pub(in crate::nbd) const GO: u32 = 7;
+    pub(in crate::nbd) const STRUCTURED_REPLY: u32 = 8;
+    pub(in crate::nbd) const LIST_META_CONTEXT: u32 = 9;
+    pub(in crate::nbd) const SET_META_CONTEXT: u32 = 10;
 }
 
 /// Option reply types ("Option reply types").
 pub(super) mod answer {
-    pub(in super::super) const ACK: u32 = 1;
-    pub(in super::super) const SERVER: u32 = 2;
-    pub(in super::super) const INFO: u32 = 3;
-    pub(in super::super) const META_CONTEXT: u32 = 4;
-    pub(in super::super) const UNSUPPORTED: u32 = 0x8000_0001;
-    pub(in super::super) const POLICY: u32 = 0x8000_0002;
-    pub(in super::super) const INVALID: u32 = 0x8000_0003;
-    pub(in super::super) const UNKNOWN: u32 = 0x8000_0006;
-    pub(in super::super) const TOO_BIG: u32 = 0x8000_0009;
+    pub(in crate::nbd) const ACK: u32 = 1;
+    pub(in crate::nbd) const SERVER: u32 = 2;
+    pub(in crate::nbd) const INFO: u32 = 3;
+    pub(in crate::nbd) const META_CONTEXT: u32 = 4;
+    pub(in crate::nbd) const UNSUPPORTED: u32 = 0x8000_0001;
+    pub(in crate::nbd) const POLICY: u32 = 0x8000_0002;
+    pub(in crate::nbd) const INVALID: u32 = 0x8000_0003;
+    pub(in crate::nbd) const UNKNOWN: u32 = 0x8000_0006;
+    pub(in crate::nbd) const TOO_BIG: u32 = 0x8000_0009;
 }
 
 /// Kinds of information in the answer to `INFO` and `GO`.
@@ -54,42 +54,42 @@ pub(super) const INFO_BLOCK_SIZE: u16 = 3;
 
 /// Transmission flags ("Transmission flags"): what the export can do.
 pub(super) mod can {
-    pub(in super::super) const HAS_FLAGS: u16 = 1;
-    pub(in super::super) const READ_ONLY: u16 = 1 << 1;
-    pub(in super::super) const FLUSH: u16 = 1 << 2;
-    pub(in super::super) const FUA: u16 = 1 << 3;
-    pub(in super::super) const TRIM: u16 = 1 << 5;
-    pub(in super::super) const WRITE_ZEROES: u16 = 1 << 6;
-    pub(in super::super) const DF: u16 = 1 << 7;
-    pub(in super::super) const MULTI_CONN: u16 = 1 << 8;
+    pub(in crate::nbd) const HAS_FLAGS: u16 = 1;
+    pub(in crate::nbd) const READ_ONLY: u16 = 1 << 1;
+    pub(in crate::nbd) const FLUSH: u16 = 1 << 2;
+    pub(in crate::nbd) const FUA: u16 = 1 << 3;
+    pub(in crate::nbd) const TRIM: u16 = 1 << 5;
+    pub(in crate::nbd) const WRITE_ZEROES: u16 = 1 << 6;
+    pub(in crate::nbd) const DF: u16 = 1 << 7;
+    pub(in crate::nbd) const MULTI_CONN: u16 = 1 << 8;
 }
 
 /// Request types ("Request types").
 pub(super) mod command {
-    pub(in super::super) const READ: u16 = 0;
-    pub(in super::super) const WRITE: u16 = 1;
-    pub(in super::super) const DISCONNECT: u16 = 2;
-    pub(in super::super) const FLUSH: u16 = 3;
-    pub(in super::super) const TRIM: u16 = 4;
-    pub(in super::super) const WRITE_ZEROES: u16 = 6;
-    pub(in super::super) const BLOCK_STATUS: u16 = 7;
+    pub(in crate::nbd) const READ: u16 = 0;
+    pub(in crate::nbd) const WRITE: u16 = 1;
+    pub(in crate::nbd) const DISCONNECT: u16 = 2;
+    pub(in crate::nbd) const FLUSH: u16 = 3;
+    pub(in crate::nbd) const TRIM: u16 = 4;
+    pub(in crate::nbd) const WRITE_ZEROES: u16 = 6;
+    pub(in crate::nbd) const BLOCK_STATUS: u16 = 7;
 }
 
 /// Request flags ("Command flags").
 pub(super) mod flag {
-    pub(in super::super) const FUA: u16 = 1;
-    pub(in super::super) const NO_HOLE: u16 = 1 << 1;
-    pub(in super::super) const DF: u16 = 1 << 2;
-    pub(in super::super) const REQ_ONE: u16 = 1 << 3;
+    pub(in crate::nbd) const FUA: u16 = 1;
+    pub(in crate::nbd) const NO_HOLE: u16 = 1 << 1;
+    pub(in crate::nbd) const DF: u16 = 1 << 2;
+    pub(in crate::nbd) const REQ_ONE: u16 = 1 << 3;
 }
 
 /// Chunk types of structured replies ("Structured reply types").
 pub(super) mod chunk {
-    pub(in super::super) const DONE: u16 = 1;
-    pub(in super::super) const NONE: u16 = 0;
-    pub(in super::super) const OFFSET_DATA: u16 = 1;
-    pub(in super::super) const BLOCK_STATUS: u16 = 5;
-    pub(in super::super) const ERROR: u16 = 0x8001;
+    pub(in crate::nbd) const DONE: u16 = 1;
+    pub(in crate::nbd) const NONE: u16 = 0;
+    pub(in crate::nbd) const OFFSET_DATA: u16 = 1;
+    pub(in crate::nbd) const BLOCK_STATUS: u16 = 5;
+    pub(in crate::nbd) const ERROR: u16 = 0x8001;
 }
 
 /// The one metadata context there is ("Metadata querying").

@@ -2,6 +2,8 @@
 //!
 //! Needs `nbdinfo` and `nbdcopy` (package libnbd-bin), `qemu-img` and `qemu-io` (qemu-utils), and `fio` (fio).
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "what helps tests may end like a test")]
+
 mod device;
 mod nbd;
 mod running;
