@@ -62,7 +62,7 @@ mod tests {
         let path = dir.path().join("sub/file");
         fs::create_dir(dir.path().join("sub")).unwrap();
         fs::write(&path, [0, 0x10]).unwrap();
-        assert_eq!(every_file_of(dir.path()).unwrap(), [path.clone()]);
+        assert_eq!(every_file_of(dir.path()).unwrap(), std::slice::from_ref(&path));
         flip_bit(&path, 1, 7).unwrap();
         assert_eq!(fs::read(&path).unwrap(), [0, 0x90]);
         flip_bit(&path, 1, 7).unwrap();

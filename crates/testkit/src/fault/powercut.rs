@@ -28,6 +28,9 @@ use super::{
 /// Unpromised changes looked at one by one at each moment: the latest, where a forgotten fsync shows.
 const SINGLED_OUT: usize = 8;
 
+/// Mixtures tried for each state wanted, since many are alike.
+const PERSISTENCE: u64 = 4;
+
 /// Everything that happened below a mounted folder, and the folder as it was before.
 pub struct Recording {
     base: Image,
@@ -88,16 +91,18 @@ impl Recording {
         &self.ops
     }
 
-    /// Different states that a power cut may leave, by ascending moment. For every moment all unpromised
-    /// changes kept and all lost, then each of the latest ones alone kept or lost, then mixtures.
+    /// Different states that a power cut may leave: for every moment all unpromised changes kept, and all lost;
+    /// with at most half of what the limit leaves, each of the latest changes alone kept or lost; then mixtures
+    /// until the limit is reached or hardly any is new. Two states are the same where the folder is and as many
+    /// marks came before.
     ///
-    /// Costs a replay of the operations for each state met.
+    /// Costs a replay of the operations for each state met, and once the square of their number.
     pub fn states(&self, model: Model, limits: &Limits) -> impl Iterator<Item = PowerState<'_>> {
         let mut met = HashSet::new();
         self.candidates(model, limits)
-            .into_iter()
             .map(|cut| self.build(cut))
-            .filter(move |state| met.insert(state.image.fingerprint()))
+            .filter(move |state| met.insert((state.image.fingerprint(), state.marks().count())))
+            .take(limits.states)
     }
 
     /// One state, for looking at a failure again.
@@ -112,27 +117,32 @@ impl Recording {
         Ok(self.build(cut))
     }
 
-    fn candidates(&self, model: Model, limits: &Limits) -> Vec<PowerCut> {
-        let cut = |after, choice| PowerCut { model, after, choice };
-        let mut plain = Vec::new();
-        let mut single = Vec::new();
+    fn candidates(&self, model: Model, limits: &Limits) -> impl Iterator<Item = PowerCut> + use<> {
+        let Limits { states, seed } = *limits;
+        let cut = move |after, choice| PowerCut { model, after, choice };
+        let (mut plain, mut single, mut moments) = (Vec::new(), Vec::new(), Vec::new());
         for after in 0..=self.ops.len() {
             plain.extend([cut(after, Choice::Kept), cut(after, Choice::Lost)]);
             let promised = self.ledger.promised(model, &self.ops[..after]);
             let open = (0..after).rev().filter(|op| !promised[*op] && self.ops[*op].is_change());
+            let before = single.len();
             for op in open.take(SINGLED_OUT) {
                 single.extend([cut(after, Choice::Only(op)), cut(after, Choice::Without(op))]);
             }
+            if single.len() > before {
+                moments.push(after);
+            }
         }
-        let mut chosen = sample(plain, limits.states, limits.seed);
-        chosen.extend(sample(single, limits.states - chosen.len(), limits.seed));
-        let moments = self.ops.len() as u64 + 1;
-        for draw in chosen.len()..limits.states {
-            let seed = mix(limits.seed, draw as u64);
-            chosen.push(cut((mix(seed, 0) % moments) as usize, Choice::Mixed(seed)));
-        }
-        chosen.sort_by_key(|cut| cut.after);
-        chosen
+        let mut chosen = sample(plain, states, seed);
+        chosen.extend(sample(single, (states - chosen.len()) / 2, seed));
+        let draws =
+            if moments.is_empty() { 0 } else { (states as u64).saturating_mul(PERSISTENCE) };
+        chosen.into_iter().chain((0..draws).map(move |draw| {
+            // Where and what are drawn apart, or some changes would survive at some moments only.
+            let (place, seed) = (mix(!seed, draw), mix(seed, draw));
+            let moment = moments[(place % moments.len() as u64) as usize];
+            cut(moment, Choice::Mixed(seed))
+        }))
     }
 
     fn build(&self, cut: PowerCut) -> PowerState<'_> {

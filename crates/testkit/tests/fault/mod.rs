@@ -6,7 +6,11 @@ mod powercut;
 mod programs;
 mod sqlite;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
 
 use silt_testkit::fault::FaultFs;
 use tempfile::TempDir;
@@ -46,4 +50,17 @@ impl Mounted {
     pub(crate) fn beside(&self) -> &Path {
         self.dir.path()
     }
+}
+
+/// Python itself, not a script that looks for it: these tests start it some hundred times.
+pub(crate) fn python() -> Command {
+    static PLACE: OnceLock<String> = OnceLock::new();
+    let place = PLACE.get_or_init(|| {
+        let ask = ["-c", "import sys; print(sys.executable, end='')"];
+        let answer = Command::new("python3").args(ask).output().expect("python3 runs");
+        String::from_utf8(answer.stdout).expect("its path is UTF-8")
+    });
+    let mut command = Command::new(place);
+    command.args(["-E", "-S"]);
+    command
 }

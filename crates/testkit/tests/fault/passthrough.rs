@@ -17,7 +17,7 @@ use rustix::fs::{
     AtFlags, CWD, FallocateFlags, FlockOperation, Mode, OFlags, RenameFlags, SeekFrom,
 };
 
-use super::Mounted;
+use super::{Mounted, python};
 
 fn opened(mounted: &Mounted, name: &str) -> File {
     let path = mounted.at(name);
@@ -158,7 +158,7 @@ fn fuse_locks_hold_between_processes_and_descriptors() {
         if len(sys.argv)==2: sys.exit(subprocess.call([sys.executable,__file__,sys.argv[1],'x']))\n";
     let path = m.beside().join("lock.py");
     fs::write(&path, script).unwrap();
-    let asked = std::process::Command::new("python3").arg(&path).arg(m.at("lock")).output();
+    let asked = python().arg(&path).arg(m.at("lock")).output();
     let asked = asked.unwrap();
     assert_eq!(asked.status.code(), Some(1), "the second process got the lock");
     let complaint = String::from_utf8_lossy(&asked.stderr).into_owned();

@@ -6,12 +6,12 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Write as _},
     path::Path,
-    process::{Command, Stdio},
+    process::Stdio,
 };
 
 use silt_testkit::fault::{Errno, FaultFs, Later, Limits, Model, OpClass, Plan};
 
-use super::Mounted;
+use super::{Mounted, python};
 
 /// Commits one row, then two, then three, with a checkpoint between, and waits for a line after each.
 const WRITER: &str = "
@@ -49,7 +49,7 @@ for folder in sys.stdin: print(look(folder.rstrip('\\n')))
 
 /// Runs the writer; `answered` hears of each commit before the writer goes on. Returns the last one.
 fn write(path: &Path, answered: impl Fn(u32)) -> u32 {
-    let mut child = Command::new("python3")
+    let mut child = python()
         .args(["-c", WRITER])
         .arg(path)
         .stdin(Stdio::piped())
@@ -71,12 +71,8 @@ fn write(path: &Path, answered: impl Fn(u32)) -> u32 {
 
 /// What the reader says of each folder, by one process for all.
 fn read(folders: &[std::path::PathBuf]) -> Vec<String> {
-    let mut child = Command::new("python3")
-        .args(["-c", READER])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child =
+        python().args(["-c", READER]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let list: String = folders.iter().map(|folder| format!("{}\n", folder.display())).collect();
     let mut input = child.stdin.take().unwrap();
     let writer = std::thread::spawn(move || input.write_all(list.as_bytes()));
@@ -132,7 +128,7 @@ fn fuse_sqlite_survives_every_power_cut() {
     assert_eq!(write(&m.at("db"), |batch| m.fs.mark(&batch.to_string())), 3);
     let recording = m.fs.take_recording().unwrap();
     for model in [Model::Posix, Model::Ext4] {
-        let limits = Limits { states: 800, seed: 5 };
+        let limits = Limits { states: 300, seed: 5 };
         let mut folders = Vec::new();
         let mut expected = Vec::new();
         for state in recording.states(model, &limits) {
@@ -159,12 +155,12 @@ fn fuse_sqlite_processes_share_one_database_through_its_memory_map() {
         db = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None)\n\
         db.execute('pragma journal_mode=wal'); db.execute('create table if not exists t(x)')\n\
         for n in range(100): db.execute('insert into t values(?)', (n,))\n";
-    let start = || Command::new("python3").args(["-c", script]).arg(m.at("db")).spawn().unwrap();
+    let start = || python().args(["-c", script]).arg(m.at("db")).spawn().unwrap();
     start().wait().unwrap();
     for mut child in [start(), start(), start()] {
         assert!(child.wait().unwrap().success());
     }
-    let counted = Command::new("python3")
+    let counted = python()
         .args(["-c", "import sqlite3,sys; print(*sqlite3.connect(sys.argv[1]).execute('select count(*) from t').fetchone())"])
         .arg(m.at("db"))
         .output()

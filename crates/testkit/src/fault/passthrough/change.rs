@@ -370,18 +370,15 @@ fn timespec(time: Option<TimeOrNow>) -> Timespec {
     }
 }
 
+/// fuser hands times before 1970 over as the seconds and the nanoseconds both subtracted, though the kernel's
+/// nanoseconds count forwards; this undoes it.
 fn since_1970(time: SystemTime) -> Timespec {
-    let (ahead, seconds, nanoseconds) = match time.duration_since(UNIX_EPOCH) {
-        Ok(since) => (true, since.as_secs(), since.subsec_nanos()),
-        Err(before) => (false, before.duration().as_secs(), before.duration().subsec_nanos()),
+    let (sign, distance) = match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => (1, after),
+        Err(before) => (-1, before.duration()),
     };
-    let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
-    let nanoseconds = nanoseconds.into();
-    match (ahead, nanoseconds) {
-        (true, _) => Timespec { tv_sec: seconds, tv_nsec: nanoseconds },
-        (false, 0) => Timespec { tv_sec: -seconds, tv_nsec: 0 },
-        (false, _) => Timespec { tv_sec: -seconds - 1, tv_nsec: 1_000_000_000 - nanoseconds },
-    }
+    let seconds = i64::try_from(distance.as_secs()).unwrap_or(i64::MAX);
+    Timespec { tv_sec: sign * seconds, tv_nsec: distance.subsec_nanos().into() }
 }
 
 /// The number behind an I/O error; EIO where there is none.
