@@ -4,6 +4,7 @@
 # struck, 125 when the guest ended without a word.
 #
 #     e2e/boot.sh [--limit SECONDS] [--commands FILE] QEMU-ARGUMENT...
+#     e2e/boot.sh --prepare      only makes what every boot needs, and prints kvm or tcg
 #
 # QEMU-ARGUMENTs attach the disk, as the machine's only virtio-blk device:
 #     -blockdev driver=nbd,server.type=unix,server.path=SOCKET,node-name=d0 -device virtio-blk-pci,drive=d0
@@ -17,11 +18,12 @@ export LC_ALL=C
 target=$(cd "$(dirname "$0")/.." && pwd)/target/e2e
 guest=$target/guest
 
-limit=60 commands=/dev/null
+limit=60 commands=/dev/null prepare=
 while [ $# -gt 0 ]; do
     case $1 in
     --limit) limit=$2 && shift 2 ;;
     --commands) commands=$2 && shift 2 ;;
+    --prepare) prepare=yes && shift ;;
     *) break ;;
     esac
 done
@@ -41,13 +43,6 @@ trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-# The commands ride along as a second archive behind the initial RAM disk.
-cp "$commands" "$work/commands"
-{
-    cat "$guest/initrd.cpio"
-    cd "$work" && echo commands | "$guest/busybox" cpio -o -H newc 2>/dev/null
-} >"$work/initrd.cpio"
-
 # machine ACCEL LIMIT KERNEL-ARGUMENT [QEMU-ARGUMENT...]: one boot, the console on standard output.
 # It dies with this script (even with a killed one), and at its time limit.
 machine() {
@@ -58,13 +53,13 @@ machine() {
     *) how=(-accel "tcg,thread=single,tb-size=128") ;;
     esac
     exec setpriv --pdeathsig TERM timeout --kill-after 2 "$limit" "$qemu" "${how[@]}" -machine q35 -m 128 \
-        -nographic -nodefaults -serial stdio -no-reboot -kernel "$guest/vmlinuz" -initrd "$work/initrd.cpio" \
+        -nographic -nodefaults -serial stdio -no-reboot -kernel "$guest/vmlinuz" -initrd "$initrd" \
         -append "console=ttyS0 quiet panic=-1 mitigations=off cryptomgr.notests rodata=off $append" "$@" </dev/null
 }
 
 # A try is good until the machine is started again.
 choose_accel() {
-    local known
+    local known initrd=$guest/initrd.cpio
     known=$guest/accel-$(</proc/sys/kernel/random/boot_id)
     if [ -n "${SILT_E2E_ACCEL:-}" ]; then
         accel=$SILT_E2E_ACCEL
@@ -72,7 +67,7 @@ choose_accel() {
         accel=$(<"$known")
     else
         accel=tcg
-        if [ -w /dev/kvm ] && (machine kvm 5 guest.probe) 2>/dev/null | grep -aq '^guest: ready'; then
+        if [ -w /dev/kvm ] && (machine kvm 5 guest.probe) >"$work/probe" 2>&1 && grep -aq '^guest: exit' "$work/probe"; then
             accel=kvm
         fi
         rm -f "$guest"/accel-*
@@ -80,6 +75,18 @@ choose_accel() {
     fi
 }
 choose_accel
+if [ -n "$prepare" ]; then
+    echo "$accel"
+    exit 0
+fi
+
+# The commands ride along as a second archive behind the initial RAM disk.
+cp "$commands" "$work/commands"
+{
+    cat "$guest/initrd.cpio"
+    cd "$work" && echo commands | "$guest/busybox" cpio -o -H newc 2>/dev/null
+} >"$work/initrd.cpio"
+initrd=$work/initrd.cpio
 
 # Everything the machine says is kept; from its first word on it is shown as it comes.
 exec 4> >(tee "$work/console" | sed -un -e 's/\r//g' -e '/^guest: ready/,/^guest: exit/p')

@@ -30,7 +30,7 @@ if [ -z "${SILT:-}" ]; then
 fi
 # Building is for the user's own Rust; making and reading a root file system is for root.
 if [ "$(id -u)" -ne 0 ]; then
-    sudo -n true || fail "the rest needs root, and sudo asks for a password here"
+    sudo -n true || fail "the rest needs root, or sudo without a password"
     exec sudo -n env "SILT=$SILT" e2e/demo.sh >&3 2>&4
 fi
 
@@ -63,6 +63,10 @@ for ((n = 1; n <= clones; n++)); do
 done >"$demo/clone-times"
 clones_took=$(($(now_us) - began))
 clone_median=$(sort -n "$demo/clone-times" | sed -n "$((clones / 2))p")
+
+step "fetch a kernel for the guest, see whether KVM can run it"
+accel=$(e2e/boot.sh --prepare)
+[ "$accel" = kvm ] && emulated="KVM" || emulated="software emulation"
 
 step "serve one over NBD and boot a guest from it, which writes a file"
 serve_nbd "$sockets/nbd" "$SILT" --store "$demo/store" serve "$served" --nbd "$sockets/nbd"
@@ -116,7 +120,7 @@ say
 row image "$(mebibytes "$(json size "$demo/build.json")") disk from $(mebibytes "$(json bytes_read "$demo/build.json")") of files, built in $(json seconds "$demo/build.json") s"
 row store "$(mebibytes "$(du -s -B1 "$demo/store" | cut -f1)") on disk, with all $clones clones"
 row clones "$clones in $(seconds "$clones_took"), median $((clone_median / 1000)).$((clone_median / 100 % 10)) ms each, process and all"
-row guest "kernel $guest_is: booted, wrote, powered off in $(seconds "$guest_took")"
+row guest "kernel $guest_is: booted, wrote, powered off in $(seconds "$guest_took") under $emulated"
 row "disk of the guest" "$(json blocks_modified "$demo/volume.json") blocks of 4 KiB written, $(mebibytes "$(json delta_bytes_allocated "$demo/volume.json")") allocated"
 row export "the guest's file is in it, byte for byte; e2fsck finds nothing to say"
 row "image, other clones" "untouched"
