@@ -117,7 +117,7 @@ rm "$demo/other.json" "$demo/image.raw"
 
 row() { say "$(printf '%-20s %s' "$1" "$2")"; }
 say
-row image "$(mebibytes "$(json size "$demo/build.json")") disk from $(mebibytes "$(json bytes_read "$demo/build.json")") of files, built in $(json seconds "$demo/build.json") s"
+row image "$(mebibytes "$(json size "$demo/build.json")") disk from $(mebibytes "$(json bytes_read "$demo/build.json")") of files, built in $(printf %.2f "$(json seconds "$demo/build.json")") s"
 row store "$(mebibytes "$(du -s -B1 "$demo/store" | cut -f1)") on disk, with all $clones clones"
 row clones "$clones in $(seconds "$clones_took"), median $((clone_median / 1000)).$((clone_median / 100 % 10)) ms each, process and all"
 row guest "kernel $guest_is: booted, wrote, powered off in $(seconds "$guest_took") under $emulated"
