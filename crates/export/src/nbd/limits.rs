@@ -62,3 +62,37 @@ pub(super) const DRAIN_TIME_MAX: Duration = Duration::from_secs(4);
 
 /// At the end: how long cut connections may take to notice. With [`DRAIN_TIME_MAX`] below the 5 s a server has to end.
 pub(super) const CUT_TIME_MAX: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_and_the_constants_agree() {
+        let document = include_str!("../../../../docs/internals/nbd.md");
+        let seconds = |time: Duration| format!("{} s", time.as_secs_f64());
+        let rows = [
+            ("CLIENTS_MAX", CLIENTS_MAX.to_string()),
+            ("REFUSALS_MAX", REFUSALS_MAX.to_string()),
+            ("HANDSHAKE_TIME_MAX", seconds(HANDSHAKE_TIME_MAX)),
+            ("OPTIONS_MAX", OPTIONS_MAX.to_string()),
+            ("OPTION_BYTES_MAX", OPTION_BYTES_MAX.to_string()),
+            ("HANDSHAKE_BYTES_MAX", HANDSHAKE_BYTES_MAX.to_string()),
+            ("PAYLOAD_BYTES_MAX", PAYLOAD_BYTES_MAX.to_string()),
+            ("INPUT_BYTES", INPUT_BYTES.to_string()),
+            ("REPLY_BYTES", REPLY_BYTES.to_string()),
+            ("READ_INLINE_BYTES_MAX", READ_INLINE_BYTES_MAX.to_string()),
+            ("WRITE_HANDOVER_BYTES_MAX", WRITE_HANDOVER_BYTES_MAX.to_string()),
+            ("READ_PIECE_BYTES_MAX", READ_PIECE_BYTES_MAX.to_string()),
+            ("WORKERS_MAX", WORKERS_MAX.to_string()),
+            ("JOBS_MAX", JOBS_MAX.to_string()),
+            ("EXTENTS_MAX", EXTENTS_MAX.to_string()),
+            ("DRAIN_TIME_MAX", seconds(DRAIN_TIME_MAX)),
+            ("CUT_TIME_MAX", seconds(CUT_TIME_MAX)),
+        ];
+        for (name, value) in rows {
+            let row = format!("| `{name}` | {value} |");
+            assert!(document.contains(&row), "no row {row}");
+        }
+    }
+}

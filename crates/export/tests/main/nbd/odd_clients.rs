@@ -182,7 +182,8 @@ fn random_bytes_never_stop_the_server() {
         };
         // Mostly well-formed, so that it gets beyond the first check.
         for _ in 0..random() % 20 {
-            let small = |value: u64| if value % 4 == 0 { value << 30 } else { value % 5000 };
+            let small =
+                |value: u64| if value.is_multiple_of(4) { value << 30 } else { value % 5000 };
             let bytes = if in_transmission {
                 let (flags, command) = (random() as u16 & 0x1f, random() as u16 % 9);
                 let (offset, len) = (small(random()), small(random()) as u32 % (1 << 25));

@@ -190,3 +190,21 @@ fn every_request_of_a_deep_queue_is_answered_once() {
     }
     assert_eq!(cookies.len() as u64, rounds * depth);
 }
+
+#[test]
+fn flushes_that_wait_together_are_one_flush_of_the_device() {
+    let device = Odd::new(1 << 20, false);
+    let running = Running::serve(device.clone());
+    let mut session = running.enter(true);
+    device.is_cold.store(true, Ordering::Relaxed);
+    device.gate.close();
+    (0..4).for_each(|cookie| session.request((0, 0), cookie, (0, 512), b"").unwrap());
+    device.gate.wait_for(4);
+    (4..24).for_each(|cookie| session.request((0, 3), cookie, (0, 0), b"").unwrap());
+    // Refused on the spot, so everything before it is in the queue.
+    session.request((0, 77), 24, (0, 0), b"").unwrap();
+    assert_eq!(session.reply().unwrap().cookie, 24);
+    device.gate.open();
+    (0..24).for_each(|_| assert_eq!(session.reply().unwrap().error, 0));
+    assert_eq!(device.flushes.load(Ordering::Relaxed), 1);
+}
