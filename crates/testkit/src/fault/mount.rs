@@ -15,6 +15,7 @@ use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
     mount::UnmountFlags,
+    process::{Resource, Rlimit, getrlimit, setrlimit},
 };
 use silt_types::{Error, Result};
 
@@ -53,14 +54,22 @@ impl FaultFs {
     }
 
     /// Mounts `backing` on the folder `mountpoint`. Root lets every user in, others only themselves. While it
-    /// is mounted the backing folder is changed through the mount alone.
+    /// is mounted the backing folder is changed through the mount alone. Every file the kernel knows costs a
+    /// descriptor, so this process is given as many as it may have.
     ///
     /// # Errors
-    /// What the operating system refuses, with the path.
+    /// `Invalid` where one folder lies in the other, otherwise what the operating system refuses, with the path.
     pub fn mount(backing: &Path, mountpoint: &Path) -> Result<FaultFs> {
         let at = |path: &Path, what: &str| format!("{what} {}", path.display());
         let find = |path: &Path| fs::canonicalize(path).map_err(|e| Error::io(at(path, "find"), e));
         let (backing, mountpoint) = (find(backing)?, find(mountpoint)?);
+        if backing.starts_with(&mountpoint) || mountpoint.starts_with(&backing) {
+            let what = format!("mount {} on {}", backing.display(), mountpoint.display());
+            return Err(Error::invalid(format!("{what}: one lies in the other")));
+        }
+        let files = getrlimit(Resource::Nofile);
+        // Where it is refused, few files will do.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files });
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let journal = Arc::new(Journal::new());
         let file_system = rustix::fs::open(&backing, flags, Mode::empty())
@@ -100,7 +109,8 @@ impl FaultFs {
     }
 
     /// Reads the folder into memory, takes it for durable, and writes down every change from now on. Starts over
-    /// where a recording runs already. Nobody may be writing.
+    /// where a recording runs already. Nobody may be writing. Costs the folder's data, and later every byte written,
+    /// in memory.
     ///
     /// # Errors
     /// What the operating system refuses, with the path.

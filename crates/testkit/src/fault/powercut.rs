@@ -96,7 +96,8 @@ impl Recording {
     /// until the limit is reached or hardly any is new. Two states are the same where the folder is and as many
     /// marks came before.
     ///
-    /// Costs a replay of the operations for each state met, and once the square of their number.
+    /// Costs a replay of the operations for each state met. With fewer states wanted than there are moments, only
+    /// so many moments are looked at.
     pub fn states(&self, model: Model, limits: &Limits) -> impl Iterator<Item = PowerState<'_>> {
         let mut met = HashSet::new();
         self.candidates(model, limits)
@@ -121,7 +122,7 @@ impl Recording {
         let Limits { states, seed } = *limits;
         let cut = move |after, choice| PowerCut { model, after, choice };
         let (mut plain, mut single, mut moments) = (Vec::new(), Vec::new(), Vec::new());
-        for after in 0..=self.ops.len() {
+        for after in sample((0..=self.ops.len()).collect(), states, seed) {
             plain.extend([cut(after, Choice::Kept), cut(after, Choice::Lost)]);
             let promised = self.ledger.promised(model, &self.ops[..after]);
             let open = (0..after).rev().filter(|op| !promised[*op] && self.ops[*op].is_change());
@@ -221,8 +222,8 @@ impl PowerState<'_> {
     }
 }
 
-/// At most `count` of `all`, drawn from `seed`; all of them where they are fewer.
-fn sample(mut all: Vec<PowerCut>, count: usize, seed: u64) -> Vec<PowerCut> {
+/// At most `count` of `all`, drawn from `seed`; all of them where they are fewer, in an order drawn from it.
+fn sample<T>(mut all: Vec<T>, count: usize, seed: u64) -> Vec<T> {
     let count = count.min(all.len());
     for chosen in 0..count {
         let left = (all.len() - chosen) as u64;

@@ -4,6 +4,7 @@ mod faults;
 mod passthrough;
 mod powercut;
 mod programs;
+mod random;
 mod sqlite;
 
 use std::{

@@ -17,6 +17,8 @@ use rustix::fs::{
     AtFlags, CWD, FallocateFlags, FlockOperation, Mode, OFlags, RenameFlags, SeekFrom,
 };
 
+use silt_testkit::fault::FaultFs;
+
 use super::{Mounted, python};
 
 fn opened(mounted: &Mounted, name: &str) -> File {
@@ -145,6 +147,32 @@ fn fuse_modes_owners_and_times_are_what_was_asked_for() {
 }
 
 #[test]
+fn root_fuse_other_users_own_what_they_make() {
+    let Some(m) = Mounted::new() else { return };
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can let other users in");
+        return;
+    }
+    for path in [m.beside().to_path_buf(), m.at("")] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    fs::write(m.at("secret"), b"of root").unwrap();
+    fs::set_permissions(m.at("secret"), fs::Permissions::from_mode(0o600)).unwrap();
+    let script =
+        "umask 027; mkdir dir && echo text >dir/file && ln -s file dir/link && ! cat secret";
+    let ran = std::process::Command::new("setpriv")
+        .args(["--reuid=4321", "--regid=1234", "--clear-groups", "sh", "-c", script])
+        .current_dir(m.at(""))
+        .output()
+        .unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    for (name, mode) in [("dir", 0o750), ("dir/file", 0o640), ("dir/link", 0o777)] {
+        let meta = fs::symlink_metadata(m.backing(name)).unwrap();
+        assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (4321, 1234, mode), "{name}");
+    }
+}
+
+#[test]
 fn fuse_locks_hold_between_processes_and_descriptors() {
     let Some(m) = Mounted::new() else { return };
     let (one, two) = (opened(&m, "lock"), opened(&m, "lock"));
@@ -211,6 +239,16 @@ fn fuse_a_large_write_and_an_aligned_direct_one_arrive_whole() {
     let mut read = vec![0; 1 << 20];
     direct.read_exact_at(&mut read, 4096).unwrap();
     assert_eq!(read, bytes[4096..4096 + (1 << 20)]);
+}
+
+#[test]
+fn fuse_a_folder_is_not_mounted_on_what_lies_in_it() {
+    let Some(m) = Mounted::new() else { return };
+    fs::create_dir(m.backing("inside")).unwrap();
+    for (backing, mountpoint) in [("", "inside"), ("inside", ""), ("", "")] {
+        let error = FaultFs::mount(&m.backing(backing), &m.backing(mountpoint)).err().unwrap();
+        assert_eq!(error.kind(), silt_types::ErrorKind::Invalid);
+    }
 }
 
 #[test]

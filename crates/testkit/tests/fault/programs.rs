@@ -79,7 +79,21 @@ fn fuse_dd_and_sync_are_taken_down() {
     let folder = m.beside().join("lost");
     lost.unwrap().materialize(&folder).unwrap();
     assert_eq!(fs::metadata(folder.join("file")).unwrap().len(), 256 << 10);
-    assert_ne!(Model::Posix, Model::Ext4);
+}
+
+#[test]
+fn fuse_a_copy_inside_the_mount_is_seen_as_writes() {
+    let Some(m) = Mounted::new() else { return };
+    fs::write(m.at("one"), vec![9; 300_000]).unwrap();
+    m.fs.start_recording().unwrap();
+    assert_eq!(fs::copy(m.at("one"), m.at("two")).unwrap(), 300_000);
+    let recording = m.fs.take_recording().unwrap();
+    let written = recording.ops().iter().map(|op| match op {
+        Op::Write { bytes, .. } => bytes.len(),
+        _ => 0,
+    });
+    assert_eq!(written.sum::<usize>(), 300_000);
+    assert_eq!(fs::read(m.backing("two")).unwrap(), vec![9; 300_000]);
 }
 
 #[test]
@@ -96,4 +110,29 @@ fn fuse_every_operation_of_a_copy_can_fail_and_cp_says_so() {
         assert!(!copied.status.success(), "step {op}");
     }
     assert!(steps >= 2);
+}
+
+#[test]
+#[ignore = "a measurement: prints what 4 KiB writes cost through the layer and beside it"]
+fn fuse_overhead_of_small_writes() {
+    let Some(m) = Mounted::new() else { return };
+    for sync in ["--fsync=0", "--fdatasync=1"] {
+        for (place, folder) in [("beside", m.beside().to_path_buf()), ("through", m.at(""))] {
+            let mut fio = Command::new("fio");
+            fio.args(["--name=overhead", "--rw=randwrite", "--bs=4k", "--size=64m", sync])
+                .args(["--ioengine=psync", "--runtime=5", "--time_based"])
+                .arg(format!("--directory={}", folder.display()));
+            let said = succeeds(fio.current_dir(m.beside()));
+            let figures = said.lines().find(|line| line.contains("IOPS="));
+            println!("{sync} {place}: {}", figures.unwrap_or(&said).trim());
+        }
+    }
+    m.fs.start_recording().unwrap();
+    fio(&m, "psync", &[]);
+    let recording = m.fs.take_recording().unwrap();
+    let begun = std::time::Instant::now();
+    let limits = silt_testkit::fault::Limits { states: 50, seed: 1 };
+    let states = recording.states(Model::Posix, &limits).count();
+    let operations = recording.ops().len();
+    println!("{states} states of {operations} operations on 16 MiB: {:?}", begun.elapsed());
 }

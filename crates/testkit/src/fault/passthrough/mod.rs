@@ -4,7 +4,8 @@
 //! Locks (POSIX, open-file-description, flock) are left to the kernel, which then keeps them for this mount alone:
 //! everyone who shares a store must come through the same mount. Writes go through the page cache and arrive
 //! at once; pages of a shared memory map arrive when they are flushed. Extended attributes, `O_TMPFILE` and
-//! cloning of ranges answer "not supported"; copy_file_range becomes reads and writes.
+//! cloning of ranges answer "not supported"; copy_file_range becomes reads and writes. The kernel keeps syncfs(2)
+//! to itself: it passes unseen and promises nothing here.
 
 mod change;
 mod handle;
