@@ -3,3 +3,4 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
 mod reader;
+mod writer;

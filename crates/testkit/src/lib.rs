@@ -1,5 +1,7 @@
 //! (being written)
 
-pub mod fault;
 pub mod block_device;
+pub mod ext4_image;
+pub mod fault;
+pub mod hierarchy;
 pub mod nbd_client;

@@ -2,7 +2,7 @@
 //! for directories and data.
 //!
 //! Everything here depends on the size of the disk and the inodes per group alone, and changes little when the size
-//! does: sizes of tables are powers of two, and every flex group has places for 16 groups even where it has fewer.
+//! does: sizes of tables are powers of two, and a flex group that is not full yet has places for more groups.
 //!
 //! ```text
 //! flex group of 16 groups (2 GiB)
@@ -136,8 +136,13 @@ impl Outline {
 
     /// Blocks of one zone.
     fn zone_blocks(&self) -> u64 {
-        let eighth = (self.blocks / 8).max(1);
-        ZONE_BLOCKS.min(1 << eighth.ilog2())
+        let quarter = (self.usable_blocks() / 4).max(1);
+        ZONE_BLOCKS.min(1 << quarter.ilog2())
+    }
+
+    /// Groups that every flex group has places for: 16, or on a disk with fewer groups the next power of two.
+    fn flex_slots(&self) -> u64 {
+        GROUPS_PER_FLEX.min(self.groups.next_power_of_two())
     }
 }
 
@@ -289,14 +294,15 @@ fn place_flex(
         cursor += 1;
     }
     let bitmaps = cursor;
-    cursor += 2 * GROUPS_PER_FLEX;
-    for slot in 0..GROUPS_PER_FLEX {
+    let slots = outline.flex_slots();
+    cursor += 2 * slots;
+    for slot in 0..slots {
         let len = outline.inode_table_blocks();
         let inode_table = behind_copies(outline, cursor, len);
         cursor = inode_table + len;
         if first_group + slot < outline.groups {
             let block_bitmap = bitmaps + slot;
-            let inode_bitmap = block_bitmap + GROUPS_PER_FLEX;
+            let inode_bitmap = block_bitmap + slots;
             used.push(BlockRange { start: block_bitmap, len: 1 });
             used.push(BlockRange { start: inode_bitmap, len: 1 });
             used.push(BlockRange { start: inode_table, len });
@@ -366,10 +372,10 @@ mod tests {
         let sizes = (8..=32).flat_map(|shift| [1u64 << shift, (1 << shift) + 77, (3 << shift) / 4]);
         let sizes = sizes.filter(|blocks| (256..=1 << 32).contains(blocks));
         sizes.flat_map(|blocks| {
-            [256, 8192, 32768]
+            [256, 1024, 8192, 32768]
                 .into_iter()
-                .filter(move |inodes| *inodes <= blocks.min(INODES_PER_GROUP_MAX))
                 .map(move |inodes| Outline::new(blocks, inodes))
+                .filter(|outline| outline.usable_blocks() > 0)
         })
     }
 

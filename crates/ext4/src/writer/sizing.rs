@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_size_that_is_named_as_enough_is_enough() {
-        for (data_blocks, inodes) in [(1, 500), (100_000, 5000), (10, 200_000), (3, 3_000_000)] {
+        for (data_blocks, inodes) in [(300, 500), (100_000, 5000), (10, 200_000), (3, 3_000_000)] {
             let need = need(data_blocks, inodes);
             let error = choose(&need, Some(DISK_SIZE_BYTES_MIN)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::NoSpace);
