@@ -1,1 +1,24 @@
-//! (being written)
+//! The facade of Siltstone: everything that the command line does, as calls. The one crate a program needs.
+//!
+//! Begin at [`Engine`]. Each file below is one thing to do; the work itself is in the crates under this one.
+
+mod build;
+mod clone;
+mod device;
+mod engine;
+mod export;
+mod info;
+mod remove;
+mod serve;
+mod verify;
+
+pub use build::BuildRequest;
+pub use clone::CloneRequest;
+pub use engine::{CACHE_SIZE_BYTES_DEFAULT, Engine};
+pub use export::ExportCounts;
+pub use info::{NameInfo, ServedBy, StoreInfo};
+pub use serve::{Served, Serving};
+pub use silt_export::{StopSignal, nbd::Listen};
+pub use silt_image::{BuiltImage, Owner};
+pub use silt_store::{Compression, ImageRecord, IngestCounts, Named, VolumeRecord};
+pub use verify::{Damage, VerifyReport};

@@ -83,9 +83,6 @@ impl Named {
     }
 }
 
-/// The most frozen deltas that a volume reads through: then they must be sealed first.
-pub const FROZEN_DELTAS_MAX: usize = 8;
-
 /// The state row: how much there must be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct State {

@@ -15,7 +15,7 @@ mod paths;
 mod store;
 mod verify;
 
-pub use catalog::{FROZEN_DELTAS_MAX, FrozenDelta, ImageRecord, Named, VolumeRecord};
+pub use catalog::{FrozenDelta, ImageRecord, Named, VolumeRecord};
 pub use chunk::{Chunk, ChunkKind, ChunkSink, ChunkSource, Domain, KeyContext, MemoryChunks};
 pub use codec::Compression;
 pub use index::PackTotals;

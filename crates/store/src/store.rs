@@ -152,6 +152,11 @@ impl Store {
         catalog::record_commit(&self.shared.paths, state)
     }
 
+    /// Whether the index has a chunk. `Corrupt` if its row is damaged.
+    pub fn contains(&self, id: &ChunkId) -> Result<bool> {
+        Ok(index::find(&self.shared.database, id)?.is_some())
+    }
+
     /// What the store holds. Costs a row for each pack.
     pub fn totals(&self) -> Result<StoreTotals> {
         let mut totals = StoreTotals::default();

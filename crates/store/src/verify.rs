@@ -29,13 +29,18 @@ pub struct Findings {
     pub bytes: u64,
     /// Chunks that cannot be read as what they were.
     pub bad_chunks: HashSet<ChunkId>,
-    /// Everything wrong, each naming its object.
-    pub errors: Vec<Error>,
+    /// Everything wrong, each naming its object, and the chunk where it is one.
+    pub errors: Vec<(Option<ChunkId>, Error)>,
 }
 
 impl Findings {
     fn add(&mut self, error: Error) {
-        self.errors.push(error);
+        self.errors.push((None, error));
+    }
+
+    fn add_chunk(&mut self, chunk: ChunkId, error: Error) {
+        self.bad_chunks.insert(chunk);
+        self.errors.push((Some(chunk), error));
     }
 }
 
@@ -148,23 +153,16 @@ fn check_pack(shared: &Shared, pack: &PackRow, progress: &dyn Progress) -> (Find
                     "chunk {} of pack {} is not in the index as it lies",
                     entry.id, pack.id
                 );
-                findings.add(Error::corrupt(message));
-                findings.bad_chunks.insert(entry.id);
+                findings.add_chunk(entry.id, Error::corrupt(message));
             }
-            Err(error) => {
-                findings.add(error);
-                findings.bad_chunks.insert(entry.id);
-            }
+            Err(error) => findings.add_chunk(entry.id, error),
         }
         let context = ChunkKind::from_u8(entry.kind).map(ChunkKind::context);
         let context = context
             .ok_or_else(|| Error::corrupt(format!("chunk {} has an unknown kind", entry.id)));
         match context.and_then(|context| shared.read_place(context, &place)) {
             Ok(chunk) => findings.bytes += chunk.len() as u64,
-            Err(error) => {
-                findings.add(error);
-                findings.bad_chunks.insert(entry.id);
-            }
+            Err(error) => findings.add_chunk(entry.id, error),
         }
         findings.chunks += 1;
         progress.advance(u64::from(entry.stored_len));
@@ -182,7 +180,7 @@ fn check_rows(
     let mut rows: HashMap<i64, u64> = HashMap::new();
     let read = index::for_each_chunk(&shared.database, |row| match row {
         Ok(place) => *rows.entry(place.pack).or_default() += 1,
-        Err(error) => findings.errors.push(error),
+        Err(error) => findings.errors.push((None, error)),
     });
     if let Err(error) = read {
         findings.add(error);

@@ -9,4 +9,6 @@ mod read;
 
 pub use build::TreeBuilder;
 pub use read::Tree;
-pub use silt_format::{TreeContent, TreeEntry, TreeKind, TreeXattr};
+pub use silt_format::{
+    TREE_INLINE_CHUNKS_MAX as INLINE_CHUNKS_MAX, TreeContent, TreeEntry, TreeKind, TreeXattr,
+};

@@ -1,0 +1,124 @@
+//! `silt build`: an image from a folder.
+
+use super::Context;
+use crate::{
+    output::{print, warn},
+    progress::Bar,
+};
+use serde_json::{Value, json};
+use silt_engine::{BuildRequest, BuiltImage, Compression, Owner};
+use silt_types::{Error, Name, Result, format_size, parse_size};
+use std::{path::PathBuf, time::Instant};
+
+/// Build an image from a folder.
+///
+/// Everything is kept: owners, modes, times, links, devices, extended attributes, holes. An entry that cannot be read,
+/// or a file that changes meanwhile, is an error (exit 10), and then nothing is published. The same folder gives the
+/// same disk, byte for byte, on every machine.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  silt build ./rootfs debian
+  silt build ./rootfs debian --size 8GiB --replace
+  silt build ./site www --owner 0:0 --json
+
+Without --size the disk holds the content and a quarter more; the output says how much of it is free.")]
+pub(crate) struct Args {
+    /// The folder to build from.
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+    /// Name of the image.
+    image: String,
+    /// Length of the disk, for example 512M or 20GiB.
+    #[arg(long)]
+    size: Option<String>,
+    /// Owner of every entry, instead of its own.
+    #[arg(long, value_name = "UID:GID")]
+    owner: Option<String>,
+    /// Take the place of an image of that name; volumes on the old one keep it.
+    #[arg(long)]
+    replace: bool,
+    /// none, lz4, zstd, or zstd:LEVEL with a level from 1 to 19.
+    #[arg(long, value_name = "CODEC", default_value = "zstd")]
+    compression: String,
+}
+
+pub(crate) fn run(context: &Context, args: Args) -> Result<()> {
+    let request = BuildRequest {
+        name: args.image.parse()?,
+        size_bytes: args.size.as_deref().map(parse_size).transpose()?,
+        owner: args.owner.as_deref().map(parse_owner).transpose()?,
+        replace: args.replace,
+        compression: args.compression.parse::<Compression>()?,
+    };
+    if !args.dir.is_dir() {
+        let metadata = std::fs::metadata(&args.dir);
+        let metadata =
+            metadata.map_err(|e| Error::io(format!("cannot open {}", args.dir.display()), e))?;
+        return Err(Error::invalid(format!(
+            "{} is no folder but {:?}",
+            args.dir.display(),
+            metadata.file_type()
+        )));
+    }
+    let started = Instant::now();
+    let built = context.engine_or_new()?.build_directory(&args.dir, &request, &Bar::new())?;
+    let seconds = started.elapsed().as_secs_f64();
+    if !built.layout.has_journal() {
+        warn("note: a disk below 8 MiB has no journal");
+    }
+    print(context.json, || document(&built, seconds), || text(&request.name, &built, seconds))
+}
+
+fn parse_owner(text: &str) -> Result<Owner> {
+    let ids =
+        text.split_once(':').and_then(|(uid, gid)| Some((uid.parse().ok()?, gid.parse().ok()?)));
+    let (uid, gid) =
+        ids.ok_or_else(|| Error::invalid(format!("bad owner {text:?}: give UID:GID, as in 0:0")))?;
+    Ok(Owner { uid, gid })
+}
+
+fn document(built: &BuiltImage, seconds: f64) -> Value {
+    let (record, counts, layout) = (&built.record, &built.counts, &built.layout);
+    json!({
+        "image": record.name.as_str(),
+        "disk_id": record.disk.to_string(),
+        "tree_id": record.tree.map(|tree| tree.to_string()),
+        "size": record.disk.size_bytes,
+        "bytes_read": built.bytes_read,
+        "bytes_nonzero": counts.bytes,
+        "bytes_new": counts.bytes_new,
+        "bytes_deduplicated": counts.bytes - counts.bytes_new,
+        "bytes_stored": counts.bytes_stored,
+        "chunks": counts.chunks,
+        "chunks_new": counts.chunks_new,
+        "inodes": layout.inodes,
+        "bytes_free": layout.blocks_free * 4096,
+        "journal": layout.has_journal(),
+        "seconds": seconds,
+    })
+}
+
+fn text(name: &Name, built: &BuiltImage, seconds: f64) -> String {
+    let (record, counts, layout) = (&built.record, &built.counts, &built.layout);
+    format!(
+        "built {name} in {seconds:.2} s\n\
+         disk    {} ({} free, {} inodes{})\n\
+         disk id {}\n\
+         read    {} in {} files and folders\n\
+         content {}, of which {} new and {} already in the store\n\
+         stored  {} in {} new chunks of {}\n",
+        format_size(record.disk.size_bytes),
+        format_size(layout.blocks_free * 4096),
+        layout.inodes,
+        if layout.has_journal() { "" } else { ", no journal" },
+        record.disk,
+        format_size(built.bytes_read),
+        layout.inodes_used,
+        format_size(counts.bytes),
+        format_size(counts.bytes_new),
+        format_size(counts.bytes - counts.bytes_new),
+        format_size(counts.bytes_stored),
+        counts.chunks_new,
+        counts.chunks,
+    )
+}

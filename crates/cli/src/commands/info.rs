@@ -1,0 +1,140 @@
+//! `silt info`: what there is to know of a name, or of the store.
+
+use super::Context;
+use crate::output::{print, time};
+use serde_json::{Value, json};
+use silt_engine::{NameInfo, StoreInfo};
+use silt_types::{BLOCK_SIZE_BYTES, Result, format_size};
+
+/// Show what there is to know of an image or a volume, or of the whole store.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  silt info           sizes of the store, before and after dedup and compression
+  silt info vm1       what a volume has written, who serves it
+  silt info vm1 --json")]
+pub(crate) struct Args {
+    /// Image or volume; the store without one.
+    name: Option<String>,
+}
+
+pub(crate) fn run(context: &Context, args: Args) -> Result<()> {
+    match args.name {
+        Some(name) => {
+            let info = context.engine()?.info(&name.parse()?)?;
+            print(context.json, || name_document(&info), || name_text(&info))
+        }
+        None => {
+            let info = context.engine()?.store_info()?;
+            print(context.json, || store_document(&info), || store_text(&info))
+        }
+    }
+}
+
+fn name_document(info: &NameInfo) -> Value {
+    let served_by =
+        info.served_by.as_ref().map(|by| json!({ "pid": by.pid, "address": by.address }));
+    json!({
+        "name": info.name.as_str(),
+        "kind": info.kind,
+        "disk_id": info.disk_id.map(|id| id.to_string()),
+        "tree_id": info.tree_id.map(|id| id.to_string()),
+        "size": info.size_bytes,
+        "block_size": BLOCK_SIZE_BYTES,
+        "blocks": info.blocks(),
+        "blocks_modified": info.blocks_modified,
+        "delta_bytes_allocated": info.delta_bytes_allocated,
+        "efficiency": efficiency(info),
+        "map_bytes": info.map_bytes,
+        "base": info.base.map(|id| id.to_string()),
+        "source": info.source.as_ref().map(|name| name.as_str()),
+        "frozen_deltas": info.frozen_deltas,
+        "created": time(info.created_ns),
+        "served_by": served_by,
+    })
+}
+
+/// Space that a volume takes of its own, as a part of its size.
+fn efficiency(info: &NameInfo) -> f64 {
+    if info.size_bytes == 0 {
+        0.0
+    } else {
+        info.delta_bytes_allocated as f64 / info.size_bytes as f64
+    }
+}
+
+fn name_text(info: &NameInfo) -> String {
+    let mut lines = vec![
+        ("name", info.name.to_string()),
+        ("kind", info.kind.to_owned()),
+        ("size", format!("{} ({} blocks of 4 KiB)", format_size(info.size_bytes), info.blocks())),
+        ("created", time(info.created_ns)),
+        ("disk map", format_size(info.map_bytes)),
+    ];
+    if let Some(id) = info.disk_id {
+        lines.push(("disk id", id.to_string()));
+    }
+    if let Some(id) = info.tree_id {
+        lines.push(("tree id", id.to_string()));
+    }
+    if let (Some(base), Some(source)) = (info.base, &info.source) {
+        lines.push(("cloned from", source.to_string()));
+        lines.push(("base", base.to_string()));
+        lines.push(("modified", format!("{} blocks since the base", info.blocks_modified)));
+        let part = efficiency(info) * 100.0;
+        lines.push((
+            "delta",
+            format!("{} ({part:.2} % of its size)", format_size(info.delta_bytes_allocated)),
+        ));
+        if info.frozen_deltas > 0 {
+            lines.push(("frozen", format!("{} deltas shared with clones", info.frozen_deltas)));
+        }
+        lines.push((
+            "served by",
+            info.served_by.as_ref().map_or("nobody".to_owned(), |by| {
+                let pid =
+                    by.pid.map_or("another process".to_owned(), |pid| format!("process {pid}"));
+                by.address.as_ref().map_or(pid.clone(), |address| format!("{pid} at {address}"))
+            }),
+        ));
+    }
+    lines.iter().map(|(key, value)| format!("{key:<12} {value}\n")).collect()
+}
+
+fn store_document(info: &StoreInfo) -> Value {
+    json!({
+        "chunks": info.chunks,
+        "packs": info.packs,
+        "bytes_logical": info.bytes_logical,
+        "bytes_nonzero": info.bytes_nonzero,
+        "bytes_unique": info.bytes_unique,
+        "bytes_unique_file_data": info.bytes_unique_file_data,
+        "bytes_metadata": info.bytes_metadata,
+        "bytes_metadata_disk": info.bytes_metadata_disk,
+        "bytes_metadata_map": info.bytes_metadata_map,
+        "bytes_metadata_tree": info.bytes_metadata_tree,
+        "bytes_stored": info.bytes_stored,
+        "images": info.images,
+        "volumes": info.volumes,
+    })
+}
+
+fn store_text(info: &StoreInfo) -> String {
+    let saved = |what: &str, before: u64, after: u64| {
+        let bytes = before.saturating_sub(after);
+        // Nothing is saved on nothing.
+        let part = if before == 0 { 0.0 } else { bytes as f64 * 100.0 / before as f64 };
+        format!("{what:<12} {} saved ({part:.0} %)\n", format_size(bytes))
+    };
+    let rows = [
+        ("names", format!("{} images, {} volumes", info.images, info.volumes)),
+        ("logical", format_size(info.bytes_logical)),
+        ("content", format!("{} of images, without holes", format_size(info.bytes_nonzero))),
+        ("unique", format!("{} in {} chunks", format_size(info.bytes_unique), info.chunks)),
+        ("  file data", format_size(info.bytes_unique_file_data)),
+        ("  metadata", format_size(info.bytes_metadata)),
+        ("stored", format!("{} in {} packs", format_size(info.bytes_stored), info.packs)),
+    ];
+    let rows: String = rows.iter().map(|(key, value)| format!("{key:<12} {value}\n")).collect();
+    rows + &saved("dedup", info.bytes_nonzero, info.bytes_unique)
+        + &saved("compression", info.bytes_unique, info.bytes_stored)
+}

@@ -1,0 +1,176 @@
+//! What there is to know of a name, and of the store.
+
+use crate::engine::Engine;
+use silt_store::{ChunkKind, Named, VolumeRecord};
+use silt_types::{BLOCK_SIZE_BYTES, DiskId, Name, Result, TreeId};
+use silt_volume::{DiskMap, VolumeLock};
+use std::sync::Arc;
+
+/// Who serves a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServedBy {
+    /// Process number of the server; for people, nothing relies on it.
+    pub pid: Option<u32>,
+    /// Where it serves, as the command line says it.
+    pub address: Option<String>,
+}
+
+/// What there is to know of an image or a volume.
+#[derive(Clone, Debug)]
+pub struct NameInfo {
+    /// The name.
+    pub name: Name,
+    /// `image` or `volume`.
+    pub kind: &'static str,
+    /// The sealed disk it is; `None` for a volume with unsealed writes.
+    pub disk_id: Option<DiskId>,
+    /// The tree it was built from.
+    pub tree_id: Option<TreeId>,
+    /// Length in bytes.
+    pub size_bytes: u64,
+    /// Blocks written or zeroed since the base.
+    pub blocks_modified: u64,
+    /// Space that those take, in bytes.
+    pub delta_bytes_allocated: u64,
+    /// Length of the nodes of its disk map, in bytes.
+    pub map_bytes: u64,
+    /// The sealed disk below a volume.
+    pub base: Option<DiskId>,
+    /// Name that a volume was cloned from.
+    pub source: Option<Name>,
+    /// Frozen deltas between a volume and its base.
+    pub frozen_deltas: usize,
+    /// When it was made, in nanoseconds since 1970.
+    pub created_ns: i64,
+    /// Who serves it, if anybody does.
+    pub served_by: Option<ServedBy>,
+}
+
+/// What a store holds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StoreInfo {
+    /// Distinct chunks of every kind.
+    pub chunks: u64,
+    /// Packs.
+    pub packs: u64,
+    /// Length of all images and volumes together.
+    pub bytes_logical: u64,
+    /// Content of all images together, without holes, before dedup.
+    pub bytes_nonzero: u64,
+    /// Uncompressed length of all distinct chunks.
+    pub bytes_unique: u64,
+    /// Of those, content of files.
+    pub bytes_unique_file_data: u64,
+    /// Of those, file system metadata, map and tree nodes.
+    pub bytes_metadata: u64,
+    /// Of the metadata, blocks of file systems.
+    pub bytes_metadata_disk: u64,
+    /// Of the metadata, nodes of disk maps.
+    pub bytes_metadata_map: u64,
+    /// Of the metadata, nodes of trees.
+    pub bytes_metadata_tree: u64,
+    /// Compressed length of all chunks, in packs.
+    pub bytes_stored: u64,
+    /// Number of images.
+    pub images: u64,
+    /// Number of volumes.
+    pub volumes: u64,
+}
+
+impl Engine {
+    /// What there is to know of a name. Reads the whole disk map of its base.
+    pub fn info(&self, name: &Name) -> Result<NameInfo> {
+        let named = self.find(name)?;
+        let base = match &named {
+            Named::Image(image) => image.disk,
+            Named::Volume(volume) => volume.base,
+        };
+        let map_bytes = DiskMap::open(Arc::new(self.store.clone()), base)?.map_bytes()?;
+        match named {
+            Named::Image(image) => Ok(NameInfo {
+                name: image.name,
+                kind: "image",
+                disk_id: Some(image.disk),
+                tree_id: image.tree,
+                size_bytes: image.disk.size_bytes,
+                blocks_modified: 0,
+                delta_bytes_allocated: 0,
+                map_bytes,
+                base: None,
+                source: None,
+                frozen_deltas: 0,
+                created_ns: image.created_ns,
+                served_by: None,
+            }),
+            Named::Volume(volume) => self.volume_info(volume, map_bytes),
+        }
+    }
+
+    fn volume_info(&self, volume: VolumeRecord, map_bytes: u64) -> Result<NameInfo> {
+        let served_by = self.served_by(&volume)?;
+        let disk = self.read_only_volume(&volume)?;
+        let (blocks_modified, delta_bytes_allocated) =
+            (disk.blocks_modified(), disk.delta_bytes_allocated()?);
+        let is_base = blocks_modified == 0
+            && volume.size_bytes == volume.base.size_bytes
+            && served_by.is_none();
+        Ok(NameInfo {
+            name: volume.name,
+            kind: "volume",
+            disk_id: is_base.then_some(volume.base),
+            tree_id: None,
+            size_bytes: volume.size_bytes,
+            blocks_modified,
+            delta_bytes_allocated,
+            map_bytes,
+            base: Some(volume.base),
+            source: Some(volume.source),
+            frozen_deltas: volume.frozen.len(),
+            created_ns: volume.created_ns,
+            served_by,
+        })
+    }
+
+    pub(crate) fn served_by(&self, volume: &VolumeRecord) -> Result<Option<ServedBy>> {
+        let folder = self.store.paths().volume(volume.id);
+        match VolumeLock::holder(&folder)? {
+            None => Ok(None),
+            Some(text) => {
+                let (pid, address) = text.split_once(' ').unwrap_or((&text, ""));
+                let address = Some(address.to_owned()).filter(|address| !address.is_empty());
+                Ok(Some(ServedBy { pid: pid.parse().ok(), address }))
+            }
+        }
+    }
+
+    /// What the store holds. Costs a row for each pack and each name.
+    pub fn store_info(&self) -> Result<StoreInfo> {
+        let totals = self.store.totals()?;
+        let (images, volumes) = self.list()?;
+        let bytes = |kind: ChunkKind| totals.chunks.bytes[kind as usize - 1];
+        let metadata = [ChunkKind::DiskData, ChunkKind::MapNode, ChunkKind::TreeNode].map(bytes);
+        Ok(StoreInfo {
+            chunks: totals.chunks.chunks,
+            packs: totals.packs,
+            bytes_logical: images.iter().map(|image| image.disk.size_bytes).sum::<u64>()
+                + volumes.iter().map(|volume| volume.size_bytes).sum::<u64>(),
+            bytes_nonzero: images.iter().map(|image| image.bytes_nonzero).sum(),
+            bytes_unique: totals.chunks.bytes.iter().sum(),
+            bytes_unique_file_data: bytes(ChunkKind::FileData),
+            bytes_metadata: metadata.iter().sum(),
+            bytes_metadata_disk: metadata[0],
+            bytes_metadata_map: metadata[1],
+            bytes_metadata_tree: metadata[2],
+            bytes_stored: totals.chunks.bytes_stored,
+            images: images.len() as u64,
+            volumes: volumes.len() as u64,
+        })
+    }
+}
+
+impl NameInfo {
+    /// Blocks of the disk.
+    pub fn blocks(&self) -> u64 {
+        self.size_bytes.div_ceil(BLOCK_SIZE_BYTES)
+    }
+}

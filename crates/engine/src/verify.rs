@@ -1,0 +1,213 @@
+//! Verification of everything: what the store holds, and whether every name has what it needs.
+
+use crate::{device::header_of, engine::Engine};
+use silt_store::{Findings, VolumeRecord};
+use silt_tree::{Tree, TreeContent, TreeKind};
+use silt_types::{ChunkId, DiskId, Error, ErrorKind, Progress, Result, TreeId};
+use silt_volume::{DeltaReader, DiskMap, MapVisitor, VolumeLock, read_volume_header};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+};
+
+/// Something that is damaged, and who needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// What, naming the object.
+    pub what: String,
+    /// Images and volumes that need it, as far as that is known.
+    pub needed_by: Vec<String>,
+}
+
+/// What a verification found.
+#[derive(Debug, Default)]
+pub struct VerifyReport {
+    /// Packs read.
+    pub packs: u64,
+    /// Chunks read and hashed.
+    pub chunks: u64,
+    /// Their uncompressed length.
+    pub bytes: u64,
+    /// Images whose map and tree were walked.
+    pub images: u64,
+    /// Volumes whose base, header and deltas were checked.
+    pub volumes: u64,
+    /// Volumes whose own delta was left out because it is being written.
+    pub volumes_in_use: Vec<String>,
+    /// Everything wrong.
+    pub damages: Vec<Damage>,
+}
+
+impl Engine {
+    /// Hashes every chunk, walks every map and tree, checks every header and delta. Reads the whole store. Damage is in
+    /// the report; an error means that verification could not go on.
+    pub fn verify(&self, progress: &dyn Progress) -> Result<VerifyReport> {
+        let findings = self.store.verify(progress)?;
+        let mut report = VerifyReport {
+            packs: findings.packs,
+            chunks: findings.chunks,
+            bytes: findings.bytes,
+            ..VerifyReport::default()
+        };
+        let (images, volumes) = match self.list() {
+            Ok(listed) => listed,
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                report_findings(&mut report, findings, &Needs::default());
+                return Ok(report);
+            }
+            Err(error) => return Err(error),
+        };
+        progress.begin("walking names", 0);
+        let mut needs = Needs::default();
+        for image in &images {
+            let name = format!("image {}", image.name);
+            self.walk_disk(&name, image.disk, &findings, &mut needs);
+            if let Some(tree) = image.tree {
+                self.walk_tree(&name, tree, &findings, &mut needs);
+            }
+        }
+        for volume in &volumes {
+            self.walk_disk(&format!("volume {}", volume.name), volume.base, &findings, &mut needs);
+            self.check_volume(volume, &mut report)?;
+        }
+        report.images = images.len() as u64;
+        report.volumes = volumes.len() as u64;
+        report_findings(&mut report, findings, &needs);
+        Ok(report)
+    }
+
+    fn walk_disk(&self, name: &str, disk: DiskId, findings: &Findings, needs: &mut Needs) {
+        let mut visitor = Visitor { engine: self, name, findings, needs, seen: HashSet::new() };
+        let walked = DiskMap::open(Arc::new(self.store.clone()), disk)
+            .and_then(|map| map.walk(&mut visitor));
+        if let Err(error) = walked {
+            needs.add(disk.root, name, error.chain());
+        }
+    }
+
+    fn walk_tree(&self, name: &str, tree: TreeId, findings: &Findings, needs: &mut Needs) {
+        let root = ChunkId::from_bytes(*tree.as_bytes());
+        let mut maps = Vec::new();
+        let walked = Tree::new(&self.store, tree).for_each_entry(|entry| {
+            if let TreeKind::File { size_bytes, content } = entry.kind {
+                match content {
+                    TreeContent::Chunks(ids) => ids
+                        .iter()
+                        .filter(|id| **id != DiskId::ZERO_ROOT)
+                        .for_each(|id| self.check_needed(id, name, findings, needs)),
+                    TreeContent::Map(root) => maps.push(DiskId { root, size_bytes }),
+                }
+            }
+            Ok(())
+        });
+        if let Err(error) = walked {
+            needs.add(root, name, error.chain());
+        }
+        maps.into_iter().for_each(|map| self.walk_disk(name, map, findings, needs));
+    }
+
+    fn check_needed(&self, chunk: &ChunkId, name: &str, findings: &Findings, needs: &mut Needs) {
+        if findings.bad_chunks.contains(chunk) {
+            needs.add(*chunk, name, format!("chunk {chunk} is damaged"));
+            return;
+        }
+        match self.store.contains(chunk) {
+            Ok(true) => {}
+            Ok(false) => {
+                needs.add(*chunk, name, format!("chunk {chunk} is missing from the index"))
+            }
+            Err(error) => needs.add(*chunk, name, error.chain()),
+        }
+    }
+
+    fn check_volume(&self, volume: &VolumeRecord, report: &mut VerifyReport) -> Result<()> {
+        let paths = self.store.paths();
+        let folder = paths.volume(volume.id);
+        let mut damage = |error: Error| {
+            let needed_by = vec![format!("volume {}", volume.name)];
+            report.damages.push(Damage { what: error.chain(), needed_by });
+        };
+        for frozen in &volume.frozen {
+            if let Err(error) = DeltaReader::open(&paths.delta(frozen.home, frozen.delta)) {
+                damage(error);
+            }
+        }
+        if !folder.exists() {
+            return Ok(());
+        }
+        match read_volume_header(&folder) {
+            Ok(header) if header.generation == volume.generation && header != header_of(volume) => {
+                damage(Error::corrupt(format!(
+                    "the header of volume {} differs from the catalog",
+                    volume.name
+                )));
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => damage(error),
+        }
+        let own = self.own_delta(volume);
+        if own.exists() {
+            // A delta that is being written is not at rest, and its writer checked it when it opened it.
+            match VolumeLock::share(&folder) {
+                Ok(_lock) => DeltaReader::open(&own).map(drop).unwrap_or_else(damage),
+                Err(error) if error.kind() == ErrorKind::Busy => {
+                    report.volumes_in_use.push(volume.name.as_str().to_owned());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Which names need what is damaged.
+#[derive(Default)]
+struct Needs(BTreeMap<ChunkId, (String, BTreeSet<String>)>);
+
+impl Needs {
+    fn add(&mut self, chunk: ChunkId, name: &str, what: String) {
+        self.0.entry(chunk).or_insert_with(|| (what, BTreeSet::new())).1.insert(name.to_owned());
+    }
+}
+
+struct Visitor<'a> {
+    engine: &'a Engine,
+    name: &'a str,
+    findings: &'a Findings,
+    needs: &'a mut Needs,
+    seen: HashSet<ChunkId>,
+}
+
+impl MapVisitor for Visitor<'_> {
+    fn enter(&mut self, node: &ChunkId) -> bool {
+        self.seen.insert(*node)
+    }
+
+    fn node(&mut self, _node: &ChunkId, _len_bytes: u64) {}
+
+    fn content(&mut self, chunk: &ChunkId) {
+        self.engine.check_needed(chunk, self.name, self.findings, self.needs);
+    }
+
+    fn unreadable(&mut self, node: &ChunkId, error: Error) -> Result<()> {
+        self.needs.add(*node, self.name, error.chain());
+        Ok(())
+    }
+}
+
+/// Puts together what the store found and who needs it.
+fn report_findings(report: &mut VerifyReport, findings: Findings, needs: &Needs) {
+    let mut told = HashSet::new();
+    for (chunk, (what, names)) in &needs.0 {
+        told.insert(*chunk);
+        report
+            .damages
+            .push(Damage { what: what.clone(), needed_by: names.iter().cloned().collect() });
+    }
+    for (chunk, error) in findings.errors {
+        if chunk.is_none_or(|chunk| !told.contains(&chunk)) {
+            report.damages.push(Damage { what: error.chain(), needed_by: Vec::new() });
+        }
+    }
+}

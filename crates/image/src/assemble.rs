@@ -1,0 +1,288 @@
+//! From a hierarchy and the chunks of its files to a published image: tree, layout, disk map, one commit.
+//!
+//! Everything here is in the order of paths or of disk addresses, so nothing depends on which thread was first.
+
+use crate::contents::{Contents, Step, step_of_block};
+use silt_ext4::{
+    EntryId, EntryKind, Hierarchy, Layout, LayoutOptions,
+    writer::{DataExtent, Summary},
+};
+use silt_store::{
+    ChunkKind, ChunkSink, Compression, ImageRecord, Ingest, IngestCounts, Named, Store,
+};
+use silt_tree::{TreeBuilder, TreeContent, TreeEntry, TreeKind};
+use silt_types::{
+    BLOCK_SIZE_BYTES, CHUNK_BLOCKS_MAX, CHUNK_SIZE_BYTES_MAX, DiskId, Error, ErrorKind, Name,
+    Progress, Result, TreeId,
+};
+use silt_volume::MapBuilder;
+use std::collections::HashMap;
+
+/// What an image is to be.
+#[derive(Clone, Debug)]
+pub struct BuildOptions {
+    /// Its name.
+    pub name: Name,
+    /// Length of its disk in bytes; what is needed and some slack where `None`.
+    pub size_bytes: Option<u64>,
+    /// Whether it may take the place of an image of that name.
+    pub replace: bool,
+    /// How its chunks are compressed.
+    pub compression: Compression,
+    /// The present time, in nanoseconds since 1970: part of the record, not of the disk.
+    pub created_ns: i64,
+}
+
+/// An image that was published.
+#[derive(Clone, Debug)]
+pub struct BuiltImage {
+    /// What the catalog says of it.
+    pub record: ImageRecord,
+    /// Bytes read from the source.
+    pub bytes_read: u64,
+    /// What it added to the store.
+    pub counts: IngestCounts,
+    /// How its disk is laid out.
+    pub layout: Summary,
+}
+
+/// What every source comes down to.
+pub(crate) struct Source {
+    pub(crate) hierarchy: Hierarchy,
+    pub(crate) contents: Contents,
+    pub(crate) bytes_read: u64,
+}
+
+/// `AlreadyExists` before any work is done; the publication checks again.
+pub(crate) fn refuse_taken_name(store: &Store, options: &BuildOptions) -> Result<()> {
+    match store.find(&options.name) {
+        Ok(Named::Image(_)) if options.replace => Ok(()),
+        Ok(other) => {
+            let message =
+                format!("the name {} is taken by the {} of that name", options.name, other.kind());
+            Err(Error::new(ErrorKind::AlreadyExists, message))
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Lays `source` out and publishes it.
+pub(crate) fn assemble(
+    ingest: Ingest,
+    source: Source,
+    options: &BuildOptions,
+    progress: &dyn Progress,
+) -> Result<BuiltImage> {
+    progress.begin("laying out", 0);
+    let tree = build_tree(&ingest, &source)?;
+    let layout_options = LayoutOptions { uuid: uuid_of(&tree), size_bytes: options.size_bytes };
+    let layout = Layout::plan(&source.hierarchy, &layout_options)?;
+    let disk = build_map(&ingest, &source, &layout)?;
+    progress.begin("publishing", 0);
+    let record = ImageRecord {
+        name: options.name.clone(),
+        disk,
+        tree: Some(tree),
+        created_ns: options.created_ns,
+        bytes_nonzero: ingest.counts().bytes,
+    };
+    let counts = ingest.publish_image(&record, options.replace)?;
+    Ok(BuiltImage { record, bytes_read: source.bytes_read, counts, layout: layout.summary() })
+}
+
+/// The UUID of a file system: of the kind that applications define (RFC 9562, version 8), from what is in it.
+fn uuid_of(tree: &TreeId) -> [u8; 16] {
+    let mut uuid = [0; 16];
+    uuid.copy_from_slice(&tree.as_bytes()[..16]);
+    uuid[6] = uuid[6] & 0x0f | 0x80;
+    uuid[8] = uuid[8] & 0x3f | 0x80;
+    uuid
+}
+
+fn build_tree(sink: &dyn ChunkSink, source: &Source) -> Result<TreeId> {
+    let mut builder = TreeBuilder::new(sink);
+    builder.push(&tree_entry(sink, source, EntryId::ROOT, Vec::new())?)?;
+    let mut path: Vec<u8> = Vec::new();
+    let mut lengths = Vec::new();
+    let mut first_paths: HashMap<EntryId, Vec<u8>> = HashMap::new();
+    for visit in source.hierarchy.walk() {
+        // The path of the parent, by its depth.
+        lengths.truncate(visit.depth - 1);
+        path.truncate(lengths.last().copied().unwrap_or(0));
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(visit.name);
+        lengths.push(path.len());
+        if visit.is_primary {
+            builder.push(&tree_entry(sink, source, visit.entry, path.clone())?)?;
+            if source.hierarchy.links(visit.entry) > 1 {
+                first_paths.insert(visit.entry, path.clone());
+            }
+        } else {
+            let first = first_paths.get(&visit.entry).cloned().unwrap_or_default();
+            builder.push(&TreeEntry::bare(path.clone(), TreeKind::HardLink(first)))?;
+        }
+    }
+    builder.finish()
+}
+
+fn tree_entry(
+    sink: &dyn ChunkSink,
+    source: &Source,
+    entry: EntryId,
+    path: Vec<u8>,
+) -> Result<TreeEntry> {
+    let metadata = source.hierarchy.metadata(entry);
+    let xattrs = source.hierarchy.xattrs(entry).iter();
+    Ok(TreeEntry {
+        permissions: metadata.permissions,
+        uid: metadata.uid,
+        gid: metadata.gid,
+        mtime_seconds: metadata.mtime.seconds,
+        mtime_nanoseconds: metadata.mtime.nanoseconds,
+        xattrs: xattrs.map(|xattr| (xattr.name.to_vec(), xattr.value.to_vec())).collect(),
+        ..TreeEntry::bare(path, tree_kind(sink, source, entry)?)
+    })
+}
+
+fn tree_kind(sink: &dyn ChunkSink, source: &Source, entry: EntryId) -> Result<TreeKind> {
+    Ok(match source.hierarchy.kind(entry) {
+        EntryKind::Directory => TreeKind::Directory,
+        EntryKind::File => {
+            let size_bytes = source.hierarchy.size_bytes(entry);
+            TreeKind::File {
+                size_bytes,
+                content: tree_content(sink, &source.contents, entry, size_bytes)?,
+            }
+        }
+        EntryKind::Symlink(target) => TreeKind::Symlink(target.to_vec()),
+        EntryKind::CharDevice { major, minor } => TreeKind::CharDevice { major, minor },
+        EntryKind::BlockDevice { major, minor } => TreeKind::BlockDevice { major, minor },
+        EntryKind::Fifo => TreeKind::Fifo,
+        EntryKind::Socket => TreeKind::Socket,
+    })
+}
+
+fn tree_content(
+    sink: &dyn ChunkSink,
+    contents: &Contents,
+    entry: EntryId,
+    size_bytes: u64,
+) -> Result<TreeContent> {
+    let steps = size_bytes.div_ceil(CHUNK_SIZE_BYTES_MAX as u64);
+    if steps <= silt_tree::INLINE_CHUNKS_MAX as u64 {
+        let mut chunks = vec![DiskId::ZERO_ROOT; steps as usize];
+        contents.for_each_step(entry, 0, |step| {
+            chunks[step.number as usize] = step.chunk;
+            Ok(true)
+        })?;
+        return Ok(TreeContent::Chunks(chunks));
+    }
+    let mut map = MapBuilder::new(sink, size_bytes)?;
+    let blocks = size_bytes.div_ceil(BLOCK_SIZE_BYTES);
+    contents.for_each_step(entry, 0, |step| {
+        let first = u64::from(step.number) * CHUNK_BLOCKS_MAX;
+        map.map(first, CHUNK_BLOCKS_MAX.min(blocks - first), step.chunk, 0)?;
+        Ok(true)
+    })?;
+    Ok(TreeContent::Map(map.finish()?.root))
+}
+
+fn build_map(sink: &dyn ChunkSink, source: &Source, layout: &Layout) -> Result<DiskId> {
+    let data = layout.data_extents(&source.hierarchy)?;
+    let mut writer = MapWriter {
+        sink,
+        contents: &source.contents,
+        map: MapBuilder::new(sink, layout.size_bytes())?,
+        data: data.iter(),
+        next: None,
+        run: Vec::with_capacity(CHUNK_SIZE_BYTES_MAX),
+        run_start: 0,
+    };
+    writer.next = writer.data.next();
+    layout.for_each_metadata_block(&source.hierarchy, &mut |block, bytes| {
+        writer.metadata_block(block, bytes)
+    })?;
+    writer.finish_run()?;
+    writer.data_before(u64::MAX)?;
+    writer.map.finish()
+}
+
+/// Merges metadata blocks and the extents of files, both ascending, into one map.
+struct MapWriter<'a> {
+    sink: &'a dyn ChunkSink,
+    contents: &'a Contents,
+    map: MapBuilder<'a>,
+    data: std::slice::Iter<'a, DataExtent>,
+    next: Option<&'a DataExtent>,
+    /// Neighbouring metadata blocks that become one chunk.
+    run: Vec<u8>,
+    run_start: u64,
+}
+
+impl MapWriter<'_> {
+    fn metadata_block(&mut self, block: u64, bytes: &[u8]) -> Result<()> {
+        let run_end = self.run_start + self.run.len() as u64 / BLOCK_SIZE_BYTES;
+        // Cut where a multiple of 64 KiB lies on the disk, so that a longer run before moves no cut.
+        if block != run_end || block % CHUNK_BLOCKS_MAX == 0 {
+            self.finish_run()?;
+            self.data_before(block)?;
+            self.run_start = block;
+        }
+        self.run.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finish_run(&mut self) -> Result<()> {
+        if self.run.is_empty() {
+            return Ok(());
+        }
+        let chunk = self.sink.put(ChunkKind::DiskData, &self.run)?;
+        self.map.map(self.run_start, self.run.len() as u64 / BLOCK_SIZE_BYTES, chunk, 0)?;
+        self.run.clear();
+        Ok(())
+    }
+
+    fn data_before(&mut self, block: u64) -> Result<()> {
+        while let Some(extent) = self.next.filter(|extent| extent.physical_block < block) {
+            self.data_extent(extent)?;
+            self.next = self.data.next();
+        }
+        Ok(())
+    }
+
+    fn data_extent(&mut self, extent: &DataExtent) -> Result<()> {
+        let mut logical = extent.logical_block;
+        let end = extent.logical_block + extent.len_blocks;
+        let map = &mut self.map;
+        self.contents.for_each_step(
+            extent.entry,
+            step_of_block(logical),
+            |Step { number, chunk, .. }| {
+                let first = u64::from(*number) * CHUNK_BLOCKS_MAX;
+                let stop = end.min(first + CHUNK_BLOCKS_MAX);
+                if first > logical {
+                    return Err(missing(extent));
+                }
+                map.map(
+                    extent.physical_block + (logical - extent.logical_block),
+                    stop - logical,
+                    *chunk,
+                    logical - first,
+                )?;
+                logical = stop;
+                Ok(logical < end)
+            },
+        )?;
+        if logical < end { Err(missing(extent)) } else { Ok(()) }
+    }
+}
+
+fn missing(extent: &DataExtent) -> Error {
+    Error::new(
+        ErrorKind::Internal,
+        format!("the layout has data where the file has none: {extent:?}"),
+    )
+}

@@ -1,0 +1,218 @@
+//! What is known of the content of files between reading them and laying them out: which chunks each has, and which of
+//! its blocks are zero. Kept in an unnamed file, so that memory stays bounded whatever is read.
+
+use silt_ext4::EntryId;
+use silt_types::{
+    BLOCK_SIZE_BYTES, BlockRange, CHUNK_BLOCKS_MAX, CHUNK_SIZE_BYTES_MAX, ChunkId, Context as _,
+    Result,
+};
+use std::{
+    fs::File,
+    io::Write as _,
+    os::unix::fs::FileExt as _,
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
+
+/// Bytes of an encoded [`Step`].
+const STEP_LEN: usize = 38;
+/// Steps read from the spool at a time.
+const READ_STEPS: usize = 1024;
+
+/// One 64 KiB step of a file that is not all zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Step {
+    /// Number of the step in the file.
+    pub(crate) number: u32,
+    /// Bit `n` is set where block `n` of the step is not zero.
+    pub(crate) blocks: u16,
+    /// The step's content, to the last byte of the file.
+    pub(crate) chunk: ChunkId,
+}
+
+impl Step {
+    /// The step's runs of non-zero blocks, as blocks of the file.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = BlockRange> + use<> {
+        let (mut rest, first) = (u32::from(self.blocks), u64::from(self.number) * CHUNK_BLOCKS_MAX);
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            if rest == 0 {
+                return None;
+            }
+            let skip = rest.trailing_zeros();
+            let len = (rest >> skip).trailing_ones();
+            let start = at + skip;
+            at = start + len;
+            rest = rest.checked_shr(skip + len).unwrap_or(0);
+            Some(BlockRange { start: first + u64::from(start), len: u64::from(len) })
+        })
+    }
+
+    fn encode_into(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.number.to_le_bytes());
+        out.extend_from_slice(&self.blocks.to_le_bytes());
+        out.extend_from_slice(self.chunk.as_bytes());
+    }
+
+    fn decode(bytes: &[u8; STEP_LEN]) -> Step {
+        let (number, rest) = bytes.split_first_chunk().expect("38 bytes begin with 4");
+        let (blocks, chunk) = rest.split_first_chunk().expect("34 bytes begin with 2");
+        Step {
+            number: u32::from_le_bytes(*number),
+            blocks: u16::from_le_bytes(*blocks),
+            chunk: ChunkId::from_bytes(*chunk.first_chunk().expect("32 bytes are left")),
+        }
+    }
+}
+
+/// The bits of the blocks of `step` that are not zero.
+pub(crate) fn nonzero_blocks(step: &[u8]) -> u16 {
+    let is_zero = |block: &[u8]| {
+        let (words, tail) = block.as_chunks::<64>();
+        words.iter().all(|word| *word == [0; 64]) && tail.iter().all(|byte| *byte == 0)
+    };
+    let blocks = step.chunks(BLOCK_SIZE_BYTES as usize).enumerate();
+    blocks.fold(0, |bits, (n, block)| if is_zero(block) { bits } else { bits | 1 << n })
+}
+
+/// Steps of one file, together in the spool.
+#[derive(Clone, Copy)]
+struct Segment {
+    entry: EntryId,
+    first_step: u32,
+    count: u32,
+    at: u64,
+}
+
+/// Collects the content of files from many threads.
+pub(crate) struct ContentsWriter {
+    inner: Mutex<Spool>,
+}
+
+struct Spool {
+    file: File,
+    buffer: Vec<u8>,
+    written: u64,
+    segments: Vec<Segment>,
+}
+
+impl ContentsWriter {
+    /// Nothing yet; spools to an unnamed file in `dir`.
+    pub(crate) fn new(dir: &Path) -> Result<ContentsWriter> {
+        let file = tempfile::tempfile_in(dir);
+        let file = file.context(|| format!("cannot make a temporary file in {}", dir.display()))?;
+        let spool = Spool { file, buffer: Vec::new(), written: 0, segments: Vec::new() };
+        Ok(ContentsWriter { inner: Mutex::new(spool) })
+    }
+
+    /// Adds neighbouring steps of a file, in order. Parts of a file may come in any order.
+    pub(crate) fn add(&self, entry: EntryId, steps: &[Step]) -> Result<()> {
+        let Some(first) = steps.first() else {
+            return Ok(());
+        };
+        let mut spool = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = spool.written + spool.buffer.len() as u64;
+        let segment = Segment { entry, first_step: first.number, count: steps.len() as u32, at };
+        spool.segments.push(segment);
+        steps.iter().for_each(|step| step.encode_into(&mut spool.buffer));
+        if spool.buffer.len() >= 1 << 20 { spool.write_buffer() } else { Ok(()) }
+    }
+
+    /// Everything that was added, to be read.
+    pub(crate) fn finish(self) -> Result<Contents> {
+        let mut spool = self.inner.into_inner().unwrap_or_else(PoisonError::into_inner);
+        spool.write_buffer()?;
+        spool.segments.sort_unstable_by_key(|segment| (segment.entry, segment.first_step));
+        Ok(Contents { file: spool.file, segments: spool.segments })
+    }
+}
+
+impl Spool {
+    fn write_buffer(&mut self) -> Result<()> {
+        self.file.write_all(&self.buffer).context(|| "cannot write a temporary file".into())?;
+        self.written += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+}
+
+/// The content of every file that was read.
+pub(crate) struct Contents {
+    file: File,
+    segments: Vec<Segment>,
+}
+
+impl Contents {
+    /// Visits the steps of a file in order, from `first_step` on, for as long as `visit` answers true.
+    pub(crate) fn for_each_step(
+        &self,
+        entry: EntryId,
+        first_step: u32,
+        mut visit: impl FnMut(&Step) -> Result<bool>,
+    ) -> Result<()> {
+        let from =
+            self.segments.partition_point(|s| (s.entry, s.first_step) <= (entry, first_step));
+        let mut from = from.saturating_sub(1);
+        let mut buffer = Vec::new();
+        while let Some(segment) = self.segments.get(from).filter(|segment| segment.entry <= entry) {
+            from += 1;
+            if segment.entry < entry {
+                continue;
+            }
+            for batch in (0..segment.count as usize).step_by(READ_STEPS) {
+                let count = READ_STEPS.min(segment.count as usize - batch);
+                buffer.resize(count * STEP_LEN, 0);
+                let read =
+                    self.file.read_exact_at(&mut buffer, segment.at + (batch * STEP_LEN) as u64);
+                read.context(|| "cannot read a temporary file".into())?;
+                let steps = buffer.as_chunks::<STEP_LEN>().0.iter().map(Step::decode);
+                for step in steps.filter(|step| step.number >= first_step) {
+                    if !visit(&step)? {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The runs of blocks of a file that are not zero, as long as they can be.
+    pub(crate) fn runs(&self, entry: EntryId) -> Result<Vec<BlockRange>> {
+        let mut runs: Vec<BlockRange> = Vec::new();
+        self.for_each_step(entry, 0, |step| {
+            for run in step.runs() {
+                match runs.last_mut() {
+                    Some(last) if last.end() == run.start => last.len += run.len,
+                    _ => runs.push(run),
+                }
+            }
+            Ok(true)
+        })?;
+        Ok(runs)
+    }
+}
+
+/// The step that holds a block of a file.
+pub(crate) fn step_of_block(block: u64) -> u32 {
+    (block * BLOCK_SIZE_BYTES / CHUNK_SIZE_BYTES_MAX as u64) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_blocks_are_found_wherever_they_are() {
+        let mut step = vec![0; CHUNK_SIZE_BYTES_MAX];
+        assert_eq!(nonzero_blocks(&step), 0);
+        step[4095] = 1;
+        step[15 * 4096] = 1;
+        assert_eq!(nonzero_blocks(&step), 1 | 1 << 15);
+        assert_eq!(nonzero_blocks(&[0, 0, 1]), 1);
+        let step =
+            Step { number: 2, blocks: 0b1000_0000_0011_0110, chunk: ChunkId::from_bytes([0; 32]) };
+        let runs: Vec<_> = step.runs().map(|run| (run.start, run.len)).collect();
+        assert_eq!(runs, [(33, 2), (36, 2), (47, 1)]);
+        assert_eq!(Step { blocks: u16::MAX, ..step }.runs().count(), 1);
+    }
+}
