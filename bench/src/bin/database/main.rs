@@ -23,6 +23,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 const USAGE: &str = "usage: database COMMAND [--KEY VALUE]...
   speed     --engine NAME --rows N   insert, look up, and look up beside a writer
               [--limit SECONDS] time limit of the insert (default 720)
+              [--fill sorted]   fill quickly, in the order of keys; measure what follows
   flips     --engine NAME --flips N  one flipped bit at a time in a copy of a 20,000 row database
   all       [--flips N] [--large N]  everything the note's tables show
 Engines: lmdb, redb, sqlite, and sqlite with settings, such as

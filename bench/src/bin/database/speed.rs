@@ -29,7 +29,11 @@ pub fn run(options: &Options, engine: &str, rows: u64) -> Result<()> {
     let repeats = if rows <= 100_000 { 5 } else { 1 };
     let mut runs = Vec::new();
     for _ in 0..repeats {
-        runs.push(fill(&dir, engine, rows, limit)?);
+        runs.push(if options.text("fill", "arriving") == "sorted" {
+            fill_sorted(&dir, engine, rows)?
+        } else {
+            fill(&dir, engine, rows, limit)?
+        });
     }
     runs.sort_by_key(|run| run.elapsed);
     let filled = runs.swap_remove(runs.len() / 2);
@@ -40,8 +44,8 @@ pub fn run(options: &Options, engine: &str, rows: u64) -> Result<()> {
         size as f64 / 1e6,
         size as f64 / filled.rows as f64
     );
-    look_ups(&dir, engine, filled.rows)?;
-    match beside(&dir, engine, filled.rows) {
+    look_ups(&dir, engine, filled.known())?;
+    match beside(&dir, engine, &filled) {
         Ok(()) => {}
         Err(error) => println!("  a second process: {error}"),
     }
@@ -50,25 +54,36 @@ pub fn run(options: &Options, engine: &str, rows: u64) -> Result<()> {
 }
 
 /// What one insert run took.
+#[derive(Default)]
 struct Filled {
     rows: u64,
+    /// All numbers below this are in, unless the time was over first; see [`Self::known`].
+    next: u64,
     elapsed: Duration,
     processor: Duration,
+    /// Bytes this process sent towards the disk: what remains of a timing on a busy machine.
+    written: u64,
     holds: Vec<Duration>,
     tidies: Vec<Duration>,
 }
 
 impl Filled {
+    /// Rows that are in for certain: when the time is over, the last arrivals are in only in part.
+    fn known(&self) -> u64 {
+        if self.rows == self.next { self.rows } else { self.next - ARRIVAL_ROWS }
+    }
+
     fn print(&self, label: &str) {
         let mut holds = self.holds.clone();
         holds.sort();
         let over = holds.iter().filter(|hold| **hold > Duration::from_millis(10)).count();
         println!(
-            "  {label}: {} rows in {:.2} s = {:.0} rows/s, processor {:.2} s",
+            "  {label}: {} rows in {:.2} s = {:.0} rows/s, processor {:.2} s, {:.1} KB written a row",
             self.rows,
             self.elapsed.as_secs_f64(),
             self.rows as f64 / self.elapsed.as_secs_f64(),
             self.processor.as_secs_f64(),
+            self.written as f64 / 1e3 / self.rows as f64,
         );
         println!(
             "    {} batches of {} rows on average; lock held p50 {:.1} p99 {:.1} max {:.1} ms, {over} over 10 ms",
@@ -99,13 +114,37 @@ fn part(sorted: &[Duration], share: f64) -> Duration {
     sorted.get((last * share) as usize).copied().unwrap_or_default()
 }
 
-fn fill(dir: &Path, engine: &str, rows: u64, limit: Duration) -> Result<Filled> {
+fn fresh(dir: &Path, engine: &str) -> Result<Box<dyn Engine>> {
     if dir.exists() {
         std::fs::remove_dir_all(dir)?;
     }
     std::fs::create_dir_all(dir)?;
-    let mut database = open(engine, dir, Mode::Create)?;
-    insert(&mut *database, engine, 0..rows, limit)
+    open(engine, dir, Mode::Create)
+}
+
+fn fill(dir: &Path, engine: &str, rows: u64, limit: Duration) -> Result<Filled> {
+    insert(&mut *fresh(dir, engine)?, engine, 0..rows, limit)
+}
+
+/// All rows in the order of their keys in large transactions: the quick way to a large database, when only
+/// what follows is to be measured.
+fn fill_sorted(dir: &Path, engine: &str, rows: u64) -> Result<Filled> {
+    let mut database = fresh(dir, engine)?;
+    let mut order: Vec<(Key, u32)> =
+        (0..rows as u32).map(|number| (key(number.into()), number)).collect();
+    order.sort_unstable();
+    let (start, before) = (Instant::now(), processor_time());
+    let mut filled = Filled { rows, next: rows, ..Filled::default() };
+    for batch in order.chunks(100_000) {
+        let batch: Vec<Row> =
+            batch.iter().map(|(_, number)| Row::numbered((*number).into())).collect();
+        filled.holds.push(timed(|| database.insert(&batch))?);
+        database.tidy(false)?;
+    }
+    database.tidy(true)?;
+    filled.elapsed = start.elapsed();
+    filled.processor = processor_time().saturating_sub(before);
+    Ok(filled)
 }
 
 /// Inserts numbered rows until all are in or the time is over; the last checkpoint counts.
@@ -116,13 +155,8 @@ fn insert(
     limit: Duration,
 ) -> Result<Filled> {
     let sorted = !engine.contains("order=arrival");
-    let mut filled = Filled {
-        rows: 0,
-        elapsed: Duration::ZERO,
-        processor: processor_time(),
-        holds: Vec::new(),
-        tidies: Vec::new(),
-    };
+    let mut filled =
+        Filled { processor: processor_time(), written: bytes_written()?, ..Filled::default() };
     let mut batch_rows = 64;
     let start = Instant::now();
     let mut next = numbers.start;
@@ -148,8 +182,10 @@ fn insert(
         }
     }
     filled.tidies.push(timed(|| database.tidy(true))?);
+    filled.next = next;
     filled.elapsed = start.elapsed();
     filled.processor = processor_time().saturating_sub(filled.processor);
+    filled.written = bytes_written()?.saturating_sub(filled.written);
     Ok(filled)
 }
 
@@ -175,6 +211,13 @@ fn steer(batch: usize, batch_rows: usize, hold: Duration) -> usize {
 fn processor_time() -> Duration {
     let spent = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::new(spent.tv_sec as u64, spent.tv_nsec as u32)
+}
+
+/// Bytes that this process has dirtied in the page cache or written so far.
+fn bytes_written() -> Result<u64> {
+    let counts = std::fs::read_to_string("/proc/self/io")?;
+    let line = counts.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+    Ok(line.ok_or("no write_bytes in /proc/self/io")?.parse()?)
 }
 
 fn size_on_disk(dir: &Path) -> Result<u64> {
@@ -224,12 +267,12 @@ fn drawn_key(draw: &mut u64, rows: u64, present: bool) -> Key {
 }
 
 /// Look-ups by a second process, alone and while this one inserts.
-fn beside(dir: &Path, engine: &str, rows: u64) -> Result<()> {
+fn beside(dir: &Path, engine: &str, before: &Filled) -> Result<()> {
     // The writer is there first, as an ingest would be; it starts to insert once the reader's time alone is over.
     let mut database = open(engine, dir, Mode::Write)?;
-    let mut child = start_reader(dir, engine, rows)?;
+    let mut child = start_reader(dir, engine, before.known())?;
     std::thread::sleep(READER_TIME);
-    let filled = insert(&mut *database, engine, rows..u64::MAX / 2, READER_TIME);
+    let filled = insert(&mut *database, engine, before.next..u64::MAX / 2, READER_TIME);
     let mut report = String::new();
     child.stdout.take().ok_or("no pipe to the reader")?.read_to_string(&mut report)?;
     let status = child.wait()?;
