@@ -225,7 +225,7 @@ impl<'a, D: DiskRead> ExtentTree<'a, D> {
         let from = self.from;
         let next = match &node {
             ExtentNode::Leaf(extents) => extents.partition_point(|extent| {
-                u64::from(extent.logical) + u64::from(extent.len) <= from
+                u64::from(extent.logical) + u64::from(extent.len.max(1)) <= from
             }),
             ExtentNode::Index(_, nodes) => {
                 nodes.partition_point(|node| u64::from(node.logical) <= from).saturating_sub(1)

@@ -1,16 +1,20 @@
 //! The whole tree of a disk as a [`Hierarchy`].
 //!
 //! Directories are walked with a list of those still to be read, each once: a directory with two names, and so every loop,
-//! is damage. All inodes together may claim no more blocks than the disk has, so a small disk cannot stand for endless work.
+//! is damage. There may be no more entries than inodes, and together they may claim no more blocks than the disk has and hold
+//! attributes no longer than that: so a small disk cannot stand for endless work, nor for more memory than it is long.
 
 use super::{
     Ext4,
     disk::DiskRead,
-    inode::{Inode, InodeKind, InodeNumber},
+    inode::{BlockForm, Inode, InodeKind, InodeNumber},
 };
 use crate::hierarchy::{EntryId, EntryKind, Hierarchy, Metadata};
-use silt_types::{BLOCK_SIZE_BYTES, BlockRange, Error, Result};
+use silt_types::{BLOCK_SIZE_BYTES, BlockRange, Error, ErrorKind, Result};
 use std::collections::HashMap;
+
+/// Attributes for each byte of the disk. More than one, because a block of them may serve a thousand inodes.
+const XATTR_BYTES_PER_BYTE: u64 = 2;
 
 /// The tree of a disk, and where each entry came from.
 pub struct ReadHierarchy {
@@ -42,6 +46,7 @@ impl<D: DiskRead> Ext4<D> {
             shared: HashMap::from([(root.number, EntryId::ROOT)]),
             directories: vec![EntryId::ROOT],
             blocks_left: self.geometry().blocks,
+            xattr_bytes_left: self.size_bytes().saturating_mul(XATTR_BYTES_PER_BYTE),
         };
         reading.set_xattrs(EntryId::ROOT, &root)?;
         while let Some(directory) = reading.directories.pop() {
@@ -61,6 +66,8 @@ struct Reading<'a, D> {
     directories: Vec<EntryId>,
     /// Blocks that the rest of the tree may claim.
     blocks_left: u64,
+    /// Bytes of attributes that the rest of the tree may hold.
+    xattr_bytes_left: u64,
 }
 
 impl<D: DiskRead> Reading<'_, D> {
@@ -84,6 +91,12 @@ impl<D: DiskRead> Reading<'_, D> {
                 "inode {number} is deleted, but entry {} names it",
                 name.escape_ascii()
             )));
+        }
+        if self.inodes.len() as u64 >= u64::from(self.ext4.geometry().inodes) {
+            return Err(Error::corrupt("there are more entries than inodes"));
+        }
+        if inode.kind == InodeKind::Symlink && inode.block_form() != BlockForm::None {
+            self.claim(&inode, 1)?;
         }
         let target = if inode.kind == InodeKind::Symlink {
             self.ext4.read_link(&inode)?
@@ -117,6 +130,10 @@ impl<D: DiskRead> Reading<'_, D> {
 
     fn set_xattrs(&mut self, entry: EntryId, inode: &Inode) -> Result<()> {
         let xattrs = self.ext4.xattrs(inode)?;
+        let bytes: usize = xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let left = self.xattr_bytes_left.checked_sub(bytes as u64);
+        self.xattr_bytes_left =
+            left.ok_or_else(|| Error::corrupt("the attributes are longer than the disk"))?;
         let xattrs: Vec<(&[u8], &[u8])> =
             xattrs.iter().map(|(name, value)| (&name[..], &value[..])).collect();
         self.hierarchy.set_xattrs(entry, &xattrs).map_err(|error| impossible(inode, error))
@@ -180,5 +197,5 @@ fn metadata(inode: &Inode) -> Metadata {
 
 /// What a hierarchy refuses was no sound disk.
 fn impossible(inode: &Inode, error: Error) -> Error {
-    Error::with_source(silt_types::ErrorKind::Corrupt, format!("inode {}", inode.number), error)
+    Error::with_source(ErrorKind::Corrupt, format!("inode {}", inode.number), error)
 }

@@ -1,11 +1,14 @@
 //! The reader against disks that others made: `mke2fs`, the kernel, e2fsck, and whoever means harm.
 
 mod facts;
+mod hostile_disks;
 mod images;
 mod log_writer;
 mod logs;
 mod made_disks;
 mod mutations;
+mod own_disks;
 mod torn_journals;
 mod used_disks;
+mod views;
 mod walk;
