@@ -10,7 +10,7 @@
 
 use super::space::Space;
 use silt_types::{BlockRange, Error, ErrorKind, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// Members that want to be together.
 #[derive(Clone, Debug)]
@@ -21,6 +21,16 @@ pub(super) struct Unit {
     pub(super) len: u64,
     /// The members with what each needs, in the order in which they stand.
     pub(super) members: Members,
+}
+
+impl Unit {
+    /// The node that is a unit of its own, and so takes no part in that of its directory.
+    fn alone(&self) -> Option<u32> {
+        match self.members {
+            Members::One(node) => Some(node),
+            Members::Range { .. } => None,
+        }
+    }
 }
 
 /// The members of a [`Unit`].
@@ -95,6 +105,8 @@ impl Placer<'_> {
             return Err(no_space(total, self.space.free()));
         }
         let class_of = |unit: &Unit| self.homes.class_of(unit.len);
+        let alone: HashSet<u32> = units.iter().filter_map(Unit::alone).collect();
+        let together = |node| if alone.contains(&node) { 0 } else { (self.weight)(node) };
         units.sort_by_key(|unit| (std::cmp::Reverse(class_of(unit)), unit.key));
         let mut waiting = Vec::new();
         for class in units.chunk_by(|a, b| class_of(a) == class_of(b)) {
@@ -105,7 +117,7 @@ impl Placer<'_> {
                 let home = self.homes.window.start + jump_hash(unit.key, cells) * cell_len;
                 match self.space.find(home, unit.len) {
                     Some(start) if start + unit.len <= home + cell_len => {
-                        settle(self.space, unit, start, self.members, self.weight, placed);
+                        settle(self.space, unit, start, self.members, &together, placed);
                     }
                     _ => waiting.push((unit, home)),
                 }
@@ -113,9 +125,9 @@ impl Placer<'_> {
             for (unit, home) in &waiting {
                 match find_behind(self.space, *home, unit.len) {
                     Some(start) => {
-                        settle(self.space, unit, start, self.members, self.weight, placed);
+                        settle(self.space, unit, start, self.members, &together, placed);
                     }
-                    None => scatter(self.space, unit, *home, self.members, self.weight, placed)?,
+                    None => scatter(self.space, unit, *home, self.members, &together, placed)?,
                 }
             }
         }
@@ -199,7 +211,7 @@ fn taking_part<'a>(
     weight: &'a dyn Fn(u32) -> u64,
 ) -> impl Iterator<Item = (u32, u64)> + 'a {
     let (one, range) = match unit.members {
-        Members::One(node) => (Some((node, weight(node))), 0..0),
+        Members::One(node) => (Some((node, unit.len)), 0..0),
         Members::Range { start, end } => (None, start as usize..end as usize),
     };
     let range = members[range].iter().map(move |node| (*node, weight(*node)));
