@@ -153,6 +153,7 @@ fn fio_verifies_what_it_wrote_at_every_depth_and_with_several_connections() {
             "--verify_fatal=1",
             "--randrepeat=1",
             "--do_verify=1",
+            "--verify_state_save=0",
         ];
         succeed("fio", "fio", &[&common[..], case].concat());
     }
@@ -166,6 +167,7 @@ fn a_cold_disk_is_served_by_workers_with_the_same_result() {
     let uri = format!("--uri={}", running.uri());
     let arguments = [
         "--name=cold",
+        "--verify_state_save=0",
         "--ioengine=nbd",
         &uri,
         "--size=32M",
