@@ -14,7 +14,7 @@ use crate::{
     format::{
         BLOCK_SIZE, CHECKSUM_SEED,
         group::{FLAG_BLOCK_UNINIT, FLAG_INODE_UNINIT},
-        inode::{INODE_FIRST, INODE_SIZE},
+        inode::INODE_SIZE,
         journal::JournalSuperblock,
         put_u32,
         superblock::{SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE},
@@ -224,13 +224,9 @@ impl Emission<'_> {
     fn emit_inode_table(&mut self, group: u64, sink: &mut BlockSink<'_>) -> Result<()> {
         let table = self.layout.geometry.tables[group as usize].inode_table;
         let first_number = group * self.layout.geometry.outline.inodes_per_group + 1;
-        let reserved = if group == 0 { 0..u64::from(INODE_FIRST) - 1 } else { 0..0 };
-        let used = reserved.map(|index| (index, None));
-        let used =
-            used.chain(self.layout.inodes_of(group).map(|(index, node)| (index, Some(node))));
         let mut current = None;
         self.block.fill(0);
-        for (index, node) in used {
+        for (index, node) in self.layout.inodes_of(group) {
             let block = table + index / INODES_PER_BLOCK;
             if let Some(done) = current.replace(block).filter(|done| *done != block) {
                 sink(done, &*self.block)?;

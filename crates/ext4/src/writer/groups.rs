@@ -51,8 +51,11 @@ impl Layout {
         })
     }
 
-    /// Inode numbers of a group in use, counted from its first, with their nodes. Reserved inodes are not among them.
-    pub(super) fn inodes_of(&self, group: u64) -> impl Iterator<Item = (u64, EntryId)> + '_ {
+    /// Inode numbers of a group in use, counted from its first, with their nodes; reserved ones have none.
+    pub(super) fn inodes_of(
+        &self,
+        group: u64,
+    ) -> impl Iterator<Item = (u64, Option<EntryId>)> + '_ {
         let per_group = self.geometry.outline.inodes_per_group;
         // Inode numbers start with 1.
         let (first, end) = (group * per_group + 1, (group + 1) * per_group + 1);
@@ -75,8 +78,7 @@ impl Layout {
     pub(super) fn inode_bitmap(&self, group: u64, bitmap: &mut [u8; BLOCK_SIZE]) {
         bitmap.fill(0xFF);
         clear_bits(bitmap, BlockRange { start: 0, len: self.geometry.outline.inodes_per_group });
-        let reserved = if group == 0 { u64::from(INODE_FIRST) - 1 } else { 0 };
-        for index in (0..reserved).chain(self.inodes_of(group).map(|(index, _)| index)) {
+        for (index, _) in self.inodes_of(group) {
             bitmap[index as usize / 8] |= 1 << (index % 8);
         }
     }
@@ -93,12 +95,12 @@ impl Layout {
             flags: FLAG_INODE_ZEROED,
             ..GroupDescriptor::default()
         };
-        let reserved = if group == 0 { u64::from(INODE_FIRST) - 1 } else { 0 };
-        let (mut used, mut end) = (reserved, reserved);
+        let (mut used, mut end) = (0, 0);
         for (index, node) in self.inodes_of(group) {
             used += 1;
             end = index + 1;
-            descriptor.used_dirs_count += u32::from(nodes.is_directory(node));
+            let is_directory = node.is_some_and(|node| nodes.is_directory(node));
+            descriptor.used_dirs_count += u32::from(is_directory);
         }
         descriptor.free_inodes_count = (outline.inodes_per_group - used) as u32;
         descriptor.unused_inodes_count = (outline.inodes_per_group - end) as u32;
@@ -147,12 +149,11 @@ impl Layout {
         let outline = &self.geometry.outline;
         let has_journal = outline.journal_blocks > 0;
         let journal = if has_journal { compatible::HAS_JOURNAL } else { 0 };
-        let used_inodes = self.inodes.len() as u64 + u64::from(INODE_FIRST) - 1;
         Superblock {
             inodes_count: outline.inodes() as u32,
             blocks_count: outline.blocks,
             free_blocks_count: self.free_runs.iter().map(|run| run.len).sum(),
-            free_inodes_count: (outline.inodes() - used_inodes) as u32,
+            free_inodes_count: (outline.inodes() - self.inodes.len() as u64) as u32,
             first_data_block: 0,
             log_block_size: (BLOCK_SIZE / 1024).ilog2(),
             blocks_per_group: BLOCKS_PER_GROUP as u32,

@@ -120,8 +120,8 @@ pub struct Layout {
     nodes: usize,
     facts: Facts,
     blocks_data: u64,
-    /// Inode numbers in use, ascending, without reserved ones.
-    inodes: Vec<(u32, EntryId)>,
+    /// Inode numbers in use, ascending; reserved ones have no node.
+    inodes: Vec<(u32, Option<EntryId>)>,
     /// Inode numbers less one.
     inode_places: Placed,
     /// Flat numbers of directories, link targets and attribute blocks.
@@ -169,10 +169,7 @@ impl Layout {
         layout.place_trees(&nodes, &order, &mut space)?;
         layout.free_runs = space.runs().flat_map(|run| layout.geometry.physical(run)).collect();
         layout.free_runs.sort_unstable();
-        layout.inodes = (0..nodes.len() as u32)
-            .map(|node| (layout.inode_number(EntryId(node)), EntryId(node)))
-            .collect();
-        layout.inodes.sort_unstable();
+        layout.inodes = layout.inodes_in_use();
         Ok(layout)
     }
 
@@ -196,7 +193,7 @@ impl Layout {
             blocks_journal,
             blocks_free,
             inodes: outline.inodes(),
-            inodes_used: self.inodes.len() as u64 + u64::from(INODE_FIRST) - 1,
+            inodes_used: self.inodes.len() as u64,
             growth_bytes_max: outline.growth_blocks_max() * BLOCK_SIZE_BYTES,
         }
     }
@@ -221,6 +218,17 @@ impl Layout {
     /// The inode number of an entry.
     pub fn inode_number(&self, entry: EntryId) -> u32 {
         self.inode_places.start(entry.0).map_or(0, |index| index + 1)
+    }
+
+    fn inodes_in_use(&self) -> Vec<(u32, Option<EntryId>)> {
+        let reserved = (1..INODE_FIRST).filter(|number| *number != INODE_ROOT);
+        let nodes = (0..self.nodes as u32).map(EntryId);
+        let mut inodes: Vec<_> = reserved
+            .map(|number| (number, None))
+            .chain(nodes.map(|node| (self.inode_number(node), Some(node))))
+            .collect();
+        inodes.sort_unstable();
+        inodes
     }
 
     /// Gives blocks to the extent trees that the inode cannot hold.

@@ -1,6 +1,6 @@
 use super::examples::*;
-use silt_testkit::ext4_image::{e2fsck, write_image};
 use silt_ext4::EntryId;
+use silt_testkit::ext4_image::{e2fsck, write_image};
 
 #[test]
 fn images_of_every_size_are_clean() {
