@@ -9,6 +9,7 @@
 
 mod data;
 mod flush;
+mod lock;
 mod log;
 mod reader;
 
@@ -20,13 +21,12 @@ pub use reader::{DeltaReader, DeltaRun, DeltaRuns};
 
 use data::Segments;
 use flush::FlushGate;
+use lock::FolderLock;
 use log::Log;
 use roaring::RoaringBitmap;
-use rustix::{fs::FlockOperation, io::Errno};
 use silt_sys::durability;
-use silt_types::{BLOCK_SIZE_BYTES, BlockRange, Context as _, DeltaId, Error, ErrorKind, Result};
+use silt_types::{BLOCK_SIZE_BYTES, BlockRange, DeltaId, Error, ErrorKind, Result};
 use std::{
-    fs::File,
     ops::RangeInclusive,
     path::Path,
     sync::{Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard},
@@ -44,7 +44,7 @@ pub struct Delta {
     log: Mutex<Log>,
     flushes: FlushGate,
     poison: OnceLock<String>,
-    _lock: File,
+    _lock: FolderLock,
 }
 
 #[derive(Default)]
@@ -62,7 +62,7 @@ impl Delta {
             let message = format!("the delta folder {} exists", dir.display());
             return Err(Error::new(ErrorKind::AlreadyExists, message));
         }
-        let lock = lock_folder(dir)?;
+        let lock = FolderLock::acquire(dir)?;
         let log = Log::create(dir, id, size_bytes)?;
         durability::sync_dir(dir)?;
         Delta::assemble(dir, log, RoaringBitmap::new(), lock)
@@ -71,12 +71,12 @@ impl Delta {
     /// Opens a delta and cuts off what a crash left of an append that was never answered. `Busy` if another process has
     /// it, `Corrupt`, naming file and sector, if its record is damaged or shorter than it was.
     pub fn open(dir: &Path) -> Result<Delta> {
-        let lock = lock_folder(dir)?;
+        let lock = FolderLock::acquire(dir)?;
         let (log, members) = Log::open(dir)?;
         Delta::assemble(dir, log, members, lock)
     }
 
-    fn assemble(dir: &Path, log: Log, all: RoaringBitmap, lock: File) -> Result<Delta> {
+    fn assemble(dir: &Path, log: Log, all: RoaringBitmap, lock: FolderLock) -> Result<Delta> {
         let (id, size_bytes) = (log.header().id, log.header().size_bytes);
         Ok(Delta {
             id,
@@ -201,16 +201,4 @@ fn contains(members: &RoaringBitmap, block: u64) -> bool {
 /// The range as the bitmap takes it; `None` if it is empty. Blocks of a disk are below 2^32.
 fn inclusive(range: BlockRange) -> Option<RangeInclusive<u32>> {
     (range.len > 0).then(|| range.start as u32..=(range.end() - 1) as u32)
-}
-
-/// Locks a folder against a second writer, for as long as the file is open.
-fn lock_folder(dir: &Path) -> Result<File> {
-    let file = File::open(dir).context(|| format!("cannot open the delta {}", dir.display()))?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(Errno::WOULDBLOCK) => {
-            Err(Error::new(ErrorKind::Busy, format!("the delta {} is in use", dir.display())))
-        }
-        Err(error) => Err(Error::io(format!("cannot lock {}", dir.display()), error.into())),
-    }
 }
