@@ -129,6 +129,9 @@ fn flat_disk(features: &str) -> (Vec<u8>, usize) {
     (fs::read(&disk).unwrap(), block * BLOCK + offset)
 }
 
+/// Nodes, by the block of the file that they take the place of.
+type BelowRoot = Vec<(usize, ExtentNode)>;
+
 /// The disk with this node as the root of the file's extent tree.
 fn with_root(disk: &[u8], at: usize, root: &ExtentNode) -> Vec<u8> {
     let mut disk = disk.to_vec();
@@ -156,8 +159,7 @@ fn extent_trees_that_loop_overlap_or_lie_are_corrupt() {
     let index = |logical, block: usize| ExtentIndex { logical, physical: blocks[block] };
     let leaf = |extents: &[Extent]| ExtentNode::Leaf(extents.to_vec());
     let one = |logical| leaf(&[extent(logical, blocks[9], 1)]);
-    // The root, and nodes by the block of the file that they take the place of.
-    let cases: [(&str, ExtentNode, Vec<(usize, ExtentNode)>); 8] = [
+    let cases: [(&str, ExtentNode, BelowRoot); 8] = [
         ("overlap", leaf(&[extent(0, blocks[0], 5), extent(4, blocks[5], 2)]), vec![]),
         ("descending", leaf(&[extent(5, blocks[0], 1), extent(0, blocks[1], 1)]), vec![]),
         (
