@@ -57,6 +57,10 @@ const DIRECTORY_CELL: u64 = 16;
 /// Blocks of the smallest home cell for data: 4 MiB.
 const DATA_CELL: u64 = 1024;
 
+/// Data of a directory or of a large file begins at a multiple of so many blocks (32 KiB): a file that grows by a block
+/// mostly leaves its neighbours where they are.
+const DATA_GRANULE: u64 = 8;
+
 /// What a layout is made for, besides the hierarchy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayoutOptions {
@@ -273,7 +277,7 @@ fn place_inodes(nodes: &Nodes<'_>, roster: &Roster, geometry: &Geometry) -> Resu
         u64::from(node != EntryId::ROOT && nodes.lost_and_found != Some(node))
     };
     let window = BlockRange { start: 0, len: inodes };
-    let homes = Homes { window, cell_len_min: INODE_CELL, spread_halves: 4 };
+    let homes = Homes { window, cell_len_min: INODE_CELL, spread_halves: 4, granule: 1 };
     let units = roster.order.units(&weight, u64::MAX);
     Placer { space: &mut space, homes, members: &roster.order.members, weight: &weight }
         .place(units, &mut placed)
@@ -283,7 +287,7 @@ fn place_inodes(nodes: &Nodes<'_>, roster: &Roster, geometry: &Geometry) -> Resu
 
 /// Homes spread over twice the blocks needed, within the zones while they last.
 fn directory_homes(geometry: &Geometry) -> Homes {
-    Homes { window: geometry.zones, cell_len_min: DIRECTORY_CELL, spread_halves: 4 }
+    Homes { window: geometry.zones, cell_len_min: DIRECTORY_CELL, spread_halves: 4, granule: 1 }
 }
 
 fn place_node_blocks(roster: &Roster, geometry: &Geometry, space: &mut Space) -> Result<Placed> {
@@ -307,7 +311,7 @@ fn place_data(
     let weight = |node: u32| nodes.data_blocks(EntryId(node));
     let len = geometry.data.len - geometry.outline.journal_blocks;
     let window = BlockRange { start: geometry.data.start, len };
-    let homes = Homes { window, cell_len_min: DATA_CELL, spread_halves: 3 };
+    let homes = Homes { window, cell_len_min: DATA_CELL, spread_halves: 3, granule: DATA_GRANULE };
     let mut placed = Placed::new(nodes.len());
     let units = roster.order.units(&weight, LARGE_FILE_BLOCKS);
     Placer { space, homes, members: &roster.order.members, weight: &weight }

@@ -51,6 +51,8 @@ pub(super) struct Homes {
     pub(super) cell_len_min: u64,
     /// Homes spread over the total need times this and divided by two.
     pub(super) spread_halves: u64,
+    /// Units begin at multiples of this, so that one that grows a little touches no other.
+    pub(super) granule: u64,
 }
 
 /// Where each node's numbers begin.
@@ -115,7 +117,7 @@ impl Placer<'_> {
             waiting.clear();
             for unit in class {
                 let home = self.homes.window.start + jump_hash(unit.key, cells) * cell_len;
-                match self.space.find(home, unit.len) {
+                match self.homes.find(self.space, home, unit.len) {
                     Some(start) if start + unit.len <= home + cell_len => {
                         settle(self.space, unit, start, self.members, &together, placed);
                     }
@@ -123,7 +125,8 @@ impl Placer<'_> {
                 }
             }
             for (unit, home) in &waiting {
-                match find_behind(self.space, *home, unit.len) {
+                let found = self.homes.find(self.space, *home, unit.len);
+                match found.or_else(|| find_behind(self.space, *home, unit.len)) {
                     Some(start) => {
                         settle(self.space, unit, start, self.members, &together, placed);
                     }
@@ -141,12 +144,26 @@ impl Homes {
         len.div_ceil(self.cell_len_min / 4).max(1).next_power_of_two().ilog2()
     }
 
+    /// The first place for `len` numbers from `from` on that begins at a multiple of the granule.
+    fn find(&self, space: &Space, from: u64, len: u64) -> Option<u64> {
+        let mut aligned = from;
+        loop {
+            let found = space.find(aligned, len)?;
+            let behind = (found - self.window.start.min(found)) % self.granule;
+            if behind == 0 {
+                return Some(found);
+            }
+            aligned = found + self.granule - behind;
+        }
+    }
+
     fn cells(&self, total: u64, cell_len: u64) -> u64 {
         let spread = (total * self.spread_halves / 2).min(self.window.len);
         spread.div_ceil(cell_len).min(self.window.len / cell_len).max(1)
     }
 }
 
+/// The first place of any kind, from `home` on and then from the start.
 fn find_behind(space: &Space, home: u64, len: u64) -> Option<u64> {
     space.find(home, len).or_else(|| space.find(0, len))
 }
@@ -258,6 +275,7 @@ mod tests {
             window: BlockRange { start: 0, len: total },
             cell_len_min: 64,
             spread_halves: 3,
+            granule: 4,
         };
         let members: Vec<u32> = (0..400).collect();
         let weight = |node: u32| weights[node as usize];

@@ -13,7 +13,6 @@ use crate::{
     hierarchy::{Child, EntryId, EntryKind, mix, name_hash},
 };
 use silt_types::{Context as _, Result};
-use std::ops::RangeFrom;
 
 /// The longest link target that the inode itself holds, in bytes: 60 with its final zero.
 pub(super) const FAST_SYMLINK_LEN_MAX: usize = 59;
@@ -34,7 +33,7 @@ pub(super) struct Roster {
 
 /// Who stands beside whom.
 pub(super) struct Order {
-    /// Nodes with their primary name, by directory, bucket and name. The root is the first.
+    /// Every node once: by directory in path order, the directory itself first, then its files by bucket and name.
     pub(super) members: Vec<u32>,
     units: Vec<UnitRange>,
     /// By node: the hash of its path.
@@ -58,8 +57,8 @@ struct UnitRange {
 }
 
 struct Member {
-    /// Position of the directory in path order.
-    directory_rank: u32,
+    /// Where the directory itself stands among all members, before they are sorted.
+    rank: u32,
     bucket: u32,
     node: u32,
 }
@@ -73,10 +72,12 @@ struct OpenDirectory<'h> {
 }
 
 impl<'h> OpenDirectory<'h> {
-    fn new(nodes: &Nodes<'h>, node: EntryId, ranks: &mut RangeFrom<u32>) -> OpenDirectory<'h> {
+    /// Enters a directory, which is the first member of its first bucket.
+    fn new(nodes: &Nodes<'h>, node: EntryId, members: &mut Vec<Member>) -> OpenDirectory<'h> {
         let children = nodes.children(node);
+        let rank = members.len() as u32;
+        members.push(Member { rank, bucket: 0, node: node.0 });
         let bucket_mask = bucket_mask(children.len());
-        let rank = ranks.next().unwrap_or(u32::MAX);
         OpenDirectory { node, rank, bucket_mask, children: children.into_iter() }
     }
 }
@@ -106,12 +107,12 @@ impl Roster {
         Ok(roster)
     }
 
-    /// Walks the paths in order: the first name of a file decides where it belongs.
+    /// Walks the paths in order: the first name of a file decides where it belongs. A directory stands before its own
+    /// files, not beside its siblings: its inode is in every subdirectory's `..`, so it should seldom move.
     fn collect(&mut self, nodes: &Nodes<'_>) -> Vec<Member> {
-        let mut members = vec![Member { directory_rank: 0, bucket: 0, node: 0 }];
-        let mut ranks = 1..;
+        let mut members = Vec::with_capacity(nodes.len());
         let mut seen = vec![false; nodes.len()];
-        let mut open = vec![OpenDirectory::new(nodes, EntryId::ROOT, &mut ranks)];
+        let mut open = vec![OpenDirectory::new(nodes, EntryId::ROOT, &mut members)];
         while let Some(directory) = open.last_mut() {
             let Some(child) = directory.children.next() else {
                 open.pop();
@@ -124,26 +125,29 @@ impl Roster {
             let parent = directory.node;
             let hash = name_hash(self.order.path_hashes[parent.index()], child.name);
             let bucket = (hash >> 32) as u32 & directory.bucket_mask;
-            members.push(Member { directory_rank: directory.rank, bucket, node: child.entry.0 });
             self.order.path_hashes[node] = hash;
             self.facts.parents[node] = parent.0;
             if nodes.is_directory(child.entry) {
                 self.facts.subdirectories[parent.index()] += 1;
-                open.push(OpenDirectory::new(nodes, child.entry, &mut ranks));
+                open.push(OpenDirectory::new(nodes, child.entry, &mut members));
+            } else {
+                members.push(Member { rank: directory.rank, bucket, node: child.entry.0 });
             }
         }
         // Stable: within a bucket the order of names stays.
-        members.sort_by_key(|member| (member.directory_rank, member.bucket));
+        members.sort_by_key(|member| (member.rank, member.bucket));
         members
     }
 
     fn form_units(&mut self, members: Vec<Member>) {
-        let same =
-            |a: &Member, b: &Member| (a.directory_rank, a.bucket) == (b.directory_rank, b.bucket);
+        let same = |a: &Member, b: &Member| (a.rank, a.bucket) == (b.rank, b.bucket);
+        let mut directory = 0;
         for unit in members.chunk_by(same) {
             let start = self.order.members.len() as u32;
             self.order.members.extend(unit.iter().map(|member| member.node));
-            let directory = self.facts.parents[unit[0].node as usize] as usize;
+            if unit[0].bucket == 0 {
+                directory = unit[0].node as usize;
+            }
             // The bits of a bucket stand at the top, so the first half of a bucket that is cut in two keeps its key.
             let bucket = u64::from(unit[0].bucket) << 32;
             let key = mix(self.order.path_hashes[directory] ^ bucket);

@@ -1,0 +1,124 @@
+//! Sizes of disks: given ones, default ones, impossible ones.
+
+use super::examples::{add_directory, add_file, empty, write_metadata};
+use silt_ext4::{EntryId, Hierarchy, Layout, LayoutOptions};
+use silt_testkit::ext4_image::{UUID, e2fsck, write_image};
+use silt_types::ErrorKind;
+
+const MIB: u64 = 1 << 20;
+
+fn small_tree() -> Hierarchy {
+    let mut hierarchy = empty();
+    let folder = add_directory(&mut hierarchy, EntryId::ROOT, "folder");
+    for n in 0..20 {
+        add_file(&mut hierarchy, folder, &format!("file{n}"), n * 3000);
+    }
+    hierarchy
+}
+
+#[test]
+fn images_of_every_size_are_clean_and_exactly_that_long() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image");
+    let sizes = [
+        MIB,
+        3 * MIB + 12345,
+        8 * MIB - 4096,
+        8 * MIB,
+        33 * MIB,
+        64 * MIB,
+        128 * MIB,
+        128 * MIB + 4096,
+        129 * MIB,
+        160 * MIB,
+        1000 * MIB,
+        2048 * MIB + 5 * MIB,
+        3000 * MIB,
+        9 * 1024 * MIB,
+        20_000 * MIB,
+        1 << 40,
+    ];
+    let hierarchy = small_tree();
+    for size in sizes {
+        let layout = write_image(&hierarchy, Some(size), &path).unwrap();
+        assert_eq!(layout.size_bytes(), size);
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), size);
+        assert_eq!(layout.summary().has_journal(), size >= 8 * MIB);
+        e2fsck(&path).unwrap();
+    }
+}
+
+#[test]
+fn a_disk_filled_to_the_last_block_is_clean() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image");
+    for size in [MIB, 8 * MIB, 40 * MIB, 300 * MIB] {
+        let mut hierarchy = small_tree();
+        let free = |hierarchy: &Hierarchy| {
+            let options = LayoutOptions { uuid: UUID, size_bytes: Some(size) };
+            Layout::plan(hierarchy, &options).unwrap().summary().blocks_free
+        };
+        // Files of odd lengths use up the gaps; the last one takes what is left.
+        let mut n = 0;
+        while free(&hierarchy) > 200 {
+            let blocks = (free(&hierarchy) / 3).max(5);
+            add_file(&mut hierarchy, EntryId::ROOT, &format!("filler{n}"), blocks * 4096);
+            n += 1;
+        }
+        // Fragments may need a block or more of extent tree.
+        let rest = (free(&hierarchy) - 8) * 4096;
+        add_file(&mut hierarchy, EntryId::ROOT, "last", rest);
+        let layout = write_image(&hierarchy, Some(size), &path).unwrap();
+        assert!(layout.summary().blocks_free <= 8);
+        e2fsck(&path).unwrap();
+        add_file(&mut hierarchy, EntryId::ROOT, "too much", size / 2);
+        let error = write_image(&hierarchy, Some(size), &path).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+    }
+}
+
+#[test]
+fn what_is_named_as_enough_is_enough() {
+    let mut hierarchy = empty();
+    for n in 0..3000 {
+        add_file(&mut hierarchy, EntryId::ROOT, &format!("{n}"), 5000);
+    }
+    let error = plan_error(&hierarchy, Some(10 * MIB));
+    assert_eq!(error.kind(), ErrorKind::NoSpace);
+    let message = error.to_string();
+    let bytes = message.rsplit_once('(').unwrap().1.split(' ').next().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image");
+    write_image(&hierarchy, Some(bytes.parse().unwrap()), &path).unwrap();
+    e2fsck(&path).unwrap();
+}
+
+#[test]
+fn impossible_sizes_are_invalid() {
+    for size in [0, MIB - 1, (1 << 44) + 1, u64::MAX] {
+        assert_eq!(plan_error(&empty(), Some(size)).kind(), ErrorKind::Invalid);
+    }
+}
+
+#[test]
+fn the_default_size_leaves_room_and_stays_under_small_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image");
+    let mut hierarchy = empty();
+    let mut sizes = Vec::new();
+    for n in 0..40 {
+        add_file(&mut hierarchy, EntryId::ROOT, &format!("{n}"), 10 * MIB);
+        let layout = write_metadata(&hierarchy, None, &path);
+        let summary = layout.summary();
+        assert!(summary.blocks_free * 4 >= summary.blocks_data + summary.blocks_nodes);
+        sizes.push(summary.size_bytes);
+    }
+    e2fsck(&path).unwrap();
+    assert!(sizes.is_sorted());
+    sizes.dedup();
+    assert!(sizes.len() <= 24, "{sizes:?}");
+}
+
+fn plan_error(hierarchy: &Hierarchy, size_bytes: Option<u64>) -> silt_types::Error {
+    Layout::plan(hierarchy, &LayoutOptions { uuid: UUID, size_bytes }).map(drop).unwrap_err()
+}
