@@ -57,9 +57,7 @@ impl Engine {
     /// anybody else has it open.
     pub(crate) fn open_to_write(&self, record: &VolumeRecord) -> Result<OpenDisk> {
         let folder = self.store.paths().volume(record.id);
-        if create_dir(&folder)? {
-            sync_dir(&self.store.paths().volumes())?;
-        }
+        create_dir(&folder)?;
         let lock = VolumeLock::acquire(&folder)?;
         let record = self.unchanged(record)?;
         self.bring_header_up_to_date(&record)?;
@@ -67,10 +65,13 @@ impl Engine {
         if !own.exists() {
             self.create_delta(&record, &own)?;
         }
+        // Always: a process that was killed may have left a name that is seen and not durable.
+        sync_dir(&folder)?;
+        sync_dir(&self.store.paths().volumes())?;
         Ok(OpenDisk { volume: Volume::open(self.parts(&record, Some(own)))?, lock: Some(lock) })
     }
 
-    /// A delta appears under its name only once it is whole.
+    /// A delta appears under its name only once it is whole; the caller makes the name durable.
     fn create_delta(&self, record: &VolumeRecord, own: &PathBuf) -> Result<()> {
         let folder = self.store.paths().volume(record.id);
         let temp = folder.join(format!("{}.tmp", record.own));
@@ -78,11 +79,9 @@ impl Engine {
             std::fs::remove_dir_all(&temp)
                 .map_err(|e| Error::io(format!("cannot remove {}", temp.display()), e))?;
         }
-        create_dir(&temp)?;
         drop(Delta::create(&temp, record.own, record.size_bytes)?);
         std::fs::rename(&temp, own)
-            .map_err(|e| Error::io(format!("cannot make {}", own.display()), e))?;
-        sync_dir(&folder)
+            .map_err(|e| Error::io(format!("cannot make {}", own.display()), e))
     }
 
     /// The header follows the catalog: it is behind after a crash, and never ahead.
