@@ -22,9 +22,12 @@ pub fn write_volume_header(dir: &Path, header: &VolumeHeader) -> Result<()> {
     durability::replace_file(&dir.join(HEADER_NAME), &header.encode())
 }
 
-/// Reads a volume's header. `Corrupt`, naming the file, if it is damaged.
+/// Reads a volume's header. `NotFound` if there is none, `Corrupt`, naming the file, if it is damaged.
 pub fn read_volume_header(dir: &Path) -> Result<VolumeHeader> {
     let path = dir.join(HEADER_NAME);
+    if std::fs::symlink_metadata(&path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+        return Err(Error::new(ErrorKind::NotFound, format!("there is no {}", path.display())));
+    }
     let bytes = durability::read_file(&path, VolumeHeader::LEN_MAX as u64)?;
     VolumeHeader::decode(&bytes).context(|| format!("cannot use {}", path.display()))
 }
