@@ -4,7 +4,7 @@ use super::super::{blocks::Blocks, disk::DiskRead, extents::Extent};
 use crate::format::journal::JournalSuperblock;
 use silt_types::{Error, ErrorKind, Result};
 
-/// Most pieces a journal may lie in: 1.5 MiB to remember. `mke2fs` makes one to a few hundred.
+/// Most pieces a journal may lie in: 2 MiB to remember. `mke2fs` makes one to a few hundred.
 const PIECES_MAX: usize = 1 << 16;
 
 /// The ring of the log and how to read it.
