@@ -212,7 +212,8 @@ impl DeclaredName {
             What::Directory => EntryKind::Directory,
             What::File { .. } | What::Link(_) => EntryKind::File,
             What::Symlink(len) => {
-                target = vec![b'x'; *len];
+                // A path of names that a directory could hold.
+                target = b"/target".iter().copied().cycle().take(*len).collect::<Vec<_>>();
                 EntryKind::Symlink(&target)
             }
             What::Device(true, major, minor) => {

@@ -252,9 +252,9 @@ impl Layout {
             }
         }
         let weight = |node: u32| weights.get(&node).copied().unwrap_or(0);
-        let units = order.units(&weight, 1);
-        let homes = directory_homes(&self.geometry);
-        Placer { space, homes, members: &order.members, weight: &weight }
+        let (homes, alone_from) = (directory_homes(&self.geometry), 1);
+        let units = order.units(&weight, alone_from);
+        Placer { space, homes, members: &order.members, weight: &weight, alone_from }
             .place(units, &mut self.tree_places)
             .context(|| "no room for the extent trees of fragmented files".into())?;
         self.tree_nodes = weights.into_keys().map(EntryId).collect();
@@ -277,25 +277,40 @@ fn place_inodes(nodes: &Nodes<'_>, roster: &Roster, geometry: &Geometry) -> Resu
         u64::from(node != EntryId::ROOT && nodes.lost_and_found != Some(node))
     };
     let window = BlockRange { start: 0, len: inodes };
-    let homes = Homes { window, cell_len_min: INODE_CELL, spread_halves: 4, granule: 1 };
-    let units = roster.order.units(&weight, u64::MAX);
-    Placer { space: &mut space, homes, members: &roster.order.members, weight: &weight }
-        .place(units, &mut placed)
-        .context(|| "inodes".into())?;
+    let homes =
+        Homes { window, cell_len_min: INODE_CELL, spread_halves: 4, granule: 1, is_packed: true };
+    let alone_from = u64::MAX;
+    let units = roster.order.units(&weight, alone_from);
+    Placer {
+        space: &mut space,
+        homes,
+        members: &roster.order.members,
+        weight: &weight,
+        alone_from,
+    }
+    .place(units, &mut placed)
+    .context(|| "inodes".into())?;
     Ok(placed)
 }
 
 /// Homes spread over twice the blocks needed, within the zones while they last.
 fn directory_homes(geometry: &Geometry) -> Homes {
-    Homes { window: geometry.zones, cell_len_min: DIRECTORY_CELL, spread_halves: 4, granule: 1 }
+    Homes {
+        window: geometry.zones,
+        cell_len_min: DIRECTORY_CELL,
+        spread_halves: 4,
+        granule: 1,
+        is_packed: true,
+    }
 }
 
 fn place_node_blocks(roster: &Roster, geometry: &Geometry, space: &mut Space) -> Result<Placed> {
     let weight = |node: u32| roster.facts.node_blocks(node);
-    let units = roster.order.units(&weight, LARGE_DIRECTORY_BLOCKS);
+    let alone_from = LARGE_DIRECTORY_BLOCKS;
+    let units = roster.order.units(&weight, alone_from);
     let mut placed = Placed::new(roster.facts.len());
     let homes = directory_homes(geometry);
-    Placer { space, homes, members: &roster.order.members, weight: &weight }
+    Placer { space, homes, members: &roster.order.members, weight: &weight, alone_from }
         .place(units, &mut placed)
         .context(|| "directory blocks".into())?;
     Ok(placed)
@@ -311,10 +326,17 @@ fn place_data(
     let weight = |node: u32| nodes.data_blocks(EntryId(node));
     let len = geometry.data.len - geometry.outline.journal_blocks;
     let window = BlockRange { start: geometry.data.start, len };
-    let homes = Homes { window, cell_len_min: DATA_CELL, spread_halves: 3, granule: DATA_GRANULE };
+    let homes = Homes {
+        window,
+        cell_len_min: DATA_CELL,
+        spread_halves: 3,
+        granule: DATA_GRANULE,
+        is_packed: false,
+    };
     let mut placed = Placed::new(nodes.len());
-    let units = roster.order.units(&weight, LARGE_FILE_BLOCKS);
-    Placer { space, homes, members: &roster.order.members, weight: &weight }
+    let alone_from = LARGE_FILE_BLOCKS;
+    let units = roster.order.units(&weight, alone_from);
+    Placer { space, homes, members: &roster.order.members, weight: &weight, alone_from }
         .place(units, &mut placed)
         .context(|| "data blocks".into())?;
     Ok(placed)

@@ -1,16 +1,20 @@
 //! Who gets which numbers of a space: inodes, directory blocks, data blocks. The one mechanism that keeps small changes
 //! small.
 //!
-//! Units (the files of one directory, or one large file) have a home that depends on nothing but their path and,
-//! loosely, on the total: cells of a size fit for the unit are counted, and a jump consistent hash picks one, so that
-//! more content adds cells and moves only what the new cells take. Large units are placed first. A unit that does not
-//! fit into what is left of its home cell waits until all others of its size class are placed, then takes the first
-//! gap behind its home. So a unit that grows moves itself and whom it collides with, not everything behind it.
+//! Units (the files of one directory, or one large file) have homes that depend on nothing but their path and, loosely,
+//! on the total: cells of a size fit for the unit are counted, and a jump consistent hash picks one, so that more content
+//! adds cells and moves only what the new cells take. Large units are placed first. A unit that does not fit into what is
+//! left of its home cell tries another home when all others of its size class have tried their first, and so on; last it
+//! takes the first gap there is. So a unit that grows moves itself and whom it collides with, not everything behind it.
 //! A unit for which no gap is long enough is placed member by member, a member in pieces.
 
 use super::space::Space;
+use crate::hierarchy::mix;
 use silt_types::{BlockRange, Error, ErrorKind, Result};
 use std::collections::{BTreeMap, HashSet};
+
+/// Homes that a unit tries. With a third of the space free, hardly any needs more than three.
+const HOMES_MAX: u64 = 8;
 
 /// Members that want to be together.
 #[derive(Clone, Debug)]
@@ -53,6 +57,9 @@ pub(super) struct Homes {
     pub(super) spread_halves: u64,
     /// Units begin at multiples of this, so that one that grows a little touches no other.
     pub(super) granule: u64,
+    /// Whether units stand close together from the start of their cell on, which saves half-empty blocks of inodes, or
+    /// each has a place of its own in it, which moves fewer when one grows.
+    pub(super) is_packed: bool,
 }
 
 /// Where each node's numbers begin.
@@ -97,6 +104,8 @@ pub(super) struct Placer<'a> {
     pub(super) homes: Homes,
     pub(super) members: &'a [u32],
     pub(super) weight: &'a dyn Fn(u32) -> u64,
+    /// Nodes that need so much are units of their own, and not in one with others.
+    pub(super) alone_from: u64,
 }
 
 impl Placer<'_> {
@@ -106,35 +115,75 @@ impl Placer<'_> {
         if total > self.space.free() {
             return Err(no_space(total, self.space.free()));
         }
-        let class_of = |unit: &Unit| self.homes.class_of(unit.len);
-        let alone: HashSet<u32> = units.iter().filter_map(Unit::alone).collect();
-        let together = |node| if alone.contains(&node) { 0 } else { (self.weight)(node) };
+        let homes = self.homes;
+        let class_of = |unit: &Unit| homes.class_of(unit.len);
         units.sort_by_key(|unit| (std::cmp::Reverse(class_of(unit)), unit.key));
-        let mut waiting = Vec::new();
         for class in units.chunk_by(|a, b| class_of(a) == class_of(b)) {
-            let cell_len = self.homes.cell_len_min << class_of(&class[0]);
-            let cells = self.homes.cells(total, cell_len);
-            waiting.clear();
-            for unit in class {
-                let home = self.homes.window.start + jump_hash(unit.key, cells) * cell_len;
-                match self.homes.find(self.space, home, unit.len) {
-                    Some(start) if start + unit.len <= home + cell_len => {
-                        settle(self.space, unit, start, self.members, &together, placed);
-                    }
-                    _ => waiting.push((unit, home)),
-                }
+            let cell_len = homes.cell_len_min << class_of(&class[0]);
+            let cells = homes.cells(total, cell_len);
+            let mut waiting: Vec<&Unit> = class.iter().collect();
+            for attempt in 0..HOMES_MAX {
+                waiting.retain(|unit| {
+                    let key = if attempt == 0 { unit.key } else { mix(unit.key ^ attempt) };
+                    let cell = homes.cell(jump_hash(key, cells), cell_len);
+                    let found = homes.find_in(self.space, cell, key, unit.len);
+                    found.is_none_or(|start| {
+                        self.settle(unit, start, placed);
+                        false
+                    })
+                });
             }
-            for (unit, home) in &waiting {
-                let found = self.homes.find(self.space, *home, unit.len);
-                match found.or_else(|| find_behind(self.space, *home, unit.len)) {
-                    Some(start) => {
-                        settle(self.space, unit, start, self.members, &together, placed);
-                    }
-                    None => scatter(self.space, unit, *home, self.members, &together, placed)?,
+            for unit in waiting {
+                let start = homes.window.start;
+                match homes.find(self.space, start, unit.len).or_else(|| self.find(start, unit.len))
+                {
+                    Some(start) => self.settle(unit, start, placed),
+                    None => self.scatter(unit, placed)?,
                 }
             }
         }
         Ok(())
+    }
+
+    /// The first place in the window or behind it, else anywhere.
+    fn find(&self, start: u64, len: u64) -> Option<u64> {
+        self.space.find(start, len).or_else(|| self.space.find(0, len))
+    }
+
+    /// Puts a unit at a place that is free, its members one behind the other.
+    fn settle(&mut self, unit: &Unit, start: u64, placed: &mut Placed) {
+        self.space.take(BlockRange { start, len: unit.len });
+        let mut next = start;
+        for (node, len) in self.taking_part(unit) {
+            placed.put(node, next as u32);
+            next += len;
+        }
+    }
+
+    /// Puts each member of a unit where it fits, in pieces where it must.
+    fn scatter(&mut self, unit: &Unit, placed: &mut Placed) -> Result<()> {
+        for (node, len) in self.taking_part(unit) {
+            if let Some(start) = self.find(self.homes.window.start, len) {
+                self.space.take(BlockRange { start, len });
+                placed.put(node, start as u32);
+                continue;
+            }
+            let pieces = take_pieces(self.space, len)?;
+            placed.put(node, Placed::IN_PIECES);
+            placed.pieces.insert(node, pieces);
+        }
+        Ok(())
+    }
+
+    fn taking_part(&self, unit: &Unit) -> Vec<(u32, u64)> {
+        let weighed = |node: &u32| (*node, (self.weight)(*node));
+        match unit.members {
+            Members::One(node) => vec![weighed(&node)],
+            Members::Range { start, end } => {
+                let members = self.members[start as usize..end as usize].iter().map(weighed);
+                members.filter(|(_, len)| (1..self.alone_from).contains(len)).collect()
+            }
+        }
     }
 }
 
@@ -144,12 +193,30 @@ impl Homes {
         len.div_ceil(self.cell_len_min / 4).max(1).next_power_of_two().ilog2()
     }
 
-    /// The first place for `len` numbers from `from` on that begins at a multiple of the granule.
+    /// Cell number `number`, as far as it lies in the window.
+    fn cell(&self, number: u64, cell_len: u64) -> BlockRange {
+        let start = self.window.start + number * cell_len;
+        BlockRange { start, len: cell_len.min(self.window.end().saturating_sub(start)) }
+    }
+
+    /// A place in a cell: from the one that the key picks on, else from the start.
+    fn find_in(&self, space: &Space, cell: BlockRange, key: u64, len: u64) -> Option<u64> {
+        let choices = cell.len.saturating_sub(len) / self.granule + 1;
+        let picked = if self.is_packed { 0 } else { mix(key) % choices * self.granule };
+        [picked, 0]
+            .into_iter()
+            .filter_map(|offset| self.find(space, cell.start + offset, len))
+            .find(|start| start + len <= cell.end())
+    }
+
+    /// The first place for `len` numbers from `from` on that begins at a multiple of the granule. Looks for room for
+    /// whole granules, as there is little else between units that all begin at one.
     fn find(&self, space: &Space, from: u64, len: u64) -> Option<u64> {
+        let whole = len.next_multiple_of(self.granule);
         let mut aligned = from;
         loop {
-            let found = space.find(aligned, len)?;
-            let behind = (found - self.window.start.min(found)) % self.granule;
+            let found = space.find(aligned, whole)?;
+            let behind = found.saturating_sub(self.window.start) % self.granule;
             if behind == 0 {
                 return Some(found);
             }
@@ -161,50 +228,6 @@ impl Homes {
         let spread = (total * self.spread_halves / 2).min(self.window.len);
         spread.div_ceil(cell_len).min(self.window.len / cell_len).max(1)
     }
-}
-
-/// The first place of any kind, from `home` on and then from the start.
-fn find_behind(space: &Space, home: u64, len: u64) -> Option<u64> {
-    space.find(home, len).or_else(|| space.find(0, len))
-}
-
-/// Puts a unit at a place that is free, its members one behind the other.
-fn settle(
-    space: &mut Space,
-    unit: &Unit,
-    start: u64,
-    members: &[u32],
-    weight: &dyn Fn(u32) -> u64,
-    placed: &mut Placed,
-) {
-    space.take(BlockRange { start, len: unit.len });
-    let mut next = start;
-    for (node, len) in taking_part(unit, members, weight) {
-        placed.start[node as usize] = next as u32;
-        next += len;
-    }
-}
-
-/// Puts each member of a unit where it fits, in pieces where it must.
-fn scatter(
-    space: &mut Space,
-    unit: &Unit,
-    home: u64,
-    members: &[u32],
-    weight: &dyn Fn(u32) -> u64,
-    placed: &mut Placed,
-) -> Result<()> {
-    for (node, len) in taking_part(unit, members, weight) {
-        if let Some(start) = find_behind(space, home, len) {
-            space.take(BlockRange { start, len });
-            placed.start[node as usize] = start as u32;
-            continue;
-        }
-        let pieces = take_pieces(space, len)?;
-        placed.start[node as usize] = Placed::IN_PIECES;
-        placed.pieces.insert(node, pieces);
-    }
-    Ok(())
 }
 
 /// The longest free runs, until they suffice.
@@ -220,19 +243,6 @@ fn take_pieces(space: &mut Space, len: u64) -> Result<Vec<BlockRange>> {
         missing -= piece_len;
     }
     Ok(pieces)
-}
-
-fn taking_part<'a>(
-    unit: &Unit,
-    members: &'a [u32],
-    weight: &'a dyn Fn(u32) -> u64,
-) -> impl Iterator<Item = (u32, u64)> + 'a {
-    let (one, range) = match unit.members {
-        Members::One(node) => (Some((node, unit.len)), 0..0),
-        Members::Range { start, end } => (None, start as usize..end as usize),
-    };
-    let range = members[range].iter().map(move |node| (*node, weight(*node)));
-    one.into_iter().chain(range).filter(|(_, len)| *len > 0)
 }
 
 fn no_space(needed: u64, free: u64) -> Error {
@@ -255,7 +265,6 @@ fn jump_hash(mut key: u64, buckets: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hierarchy::mix;
 
     #[test]
     fn one_bucket_more_moves_only_what_goes_there() {
@@ -276,6 +285,7 @@ mod tests {
             cell_len_min: 64,
             spread_halves: 3,
             granule: 4,
+            is_packed: false,
         };
         let members: Vec<u32> = (0..400).collect();
         let weight = |node: u32| weights[node as usize];
@@ -288,7 +298,8 @@ mod tests {
             .collect();
         let mut space = Space::new(total);
         let mut placed = Placed::new(400);
-        let mut placer = Placer { space: &mut space, homes, members: &members, weight: &weight };
+        let mut placer =
+            Placer { space: &mut space, homes, members: &members, weight: &weight, alone_from: 99 };
         placer.place(units, &mut placed).unwrap();
         assert_eq!(space.free(), 0);
         let mut taken = vec![false; total as usize];

@@ -9,11 +9,14 @@ pub const DISK_SIZE_BYTES_MIN: u64 = 1 << 20;
 /// The smallest disk that is made when no size is given.
 const DEFAULT_SIZE_BYTES_MIN: u64 = 64 << 20;
 
-/// Free blocks that a disk of default size has at least, besides a quarter of the content: 16 MiB.
+/// Free blocks that a disk of default size has at least, besides half the content: 16 MiB.
 const DEFAULT_SLACK_BLOCKS: u64 = 4096;
 
 /// Inodes per group of disks of 32 MiB and more, unless more are needed: one for every 16 KiB of a full group.
 const INODES_PER_GROUP: u64 = 8192;
+
+/// Inodes per group fill whole blocks of the table and whole bytes of the bitmap.
+const INODES_PER_GROUP_STEP: u64 = 128;
 
 /// What a hierarchy needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +43,7 @@ pub(super) struct Sizing {
 }
 
 /// The size of a disk for `need`: `size_bytes` if given, else the smallest of a ladder (eight steps to each doubling,
-/// from 64 MiB on) on which a quarter of the content and 16 MiB stay free, and a quarter of the inodes. Steps, so that
+/// from 64 MiB on) on which half the content and 16 MiB stay free, and a quarter of the inodes. Steps, so that
 /// a little more content mostly leaves the size as it is. `Invalid` for sizes below 1 MiB or above 16 TiB, `NoSpace`
 /// with the size that would do.
 pub(super) fn choose(need: &Need, size_bytes: Option<u64>) -> Result<Sizing> {
@@ -51,7 +54,7 @@ pub(super) fn choose(need: &Need, size_bytes: Option<u64>) -> Result<Sizing> {
         let message = format!("a disk of {size_bytes} bytes: sizes go from 1 MiB to 16 TiB");
         return Err(Error::invalid(message));
     }
-    match outline_for(need, size_bytes / BLOCK_SIZE_BYTES, need.blocks()) {
+    match tight_outline(need, size_bytes / BLOCK_SIZE_BYTES) {
         Some(outline) => Ok(Sizing { size_bytes, outline }),
         None => Err(too_small(need, size_bytes)),
     }
@@ -59,12 +62,11 @@ pub(super) fn choose(need: &Need, size_bytes: Option<u64>) -> Result<Sizing> {
 
 fn default_sizing(need: &Need) -> Result<Sizing> {
     let blocks = need.blocks();
-    let wanted = blocks + blocks / 4 + DEFAULT_SLACK_BLOCKS;
+    let wanted = blocks + blocks / 2 + DEFAULT_SLACK_BLOCKS;
     let inodes = need.inodes + need.inodes / 4;
-    let roomy = Need { inodes, ..*need };
     ladder(DEFAULT_SIZE_BYTES_MIN)
         .find_map(|size_bytes| {
-            let outline = outline_for(&roomy, size_bytes / BLOCK_SIZE_BYTES, wanted)?;
+            let outline = roomy_outline(inodes, size_bytes / BLOCK_SIZE_BYTES, wanted)?;
             Some(Sizing { size_bytes, outline })
         })
         .ok_or_else(|| too_small(need, DISK_SIZE_BYTES_MAX))
@@ -78,23 +80,30 @@ fn ladder(from: u64) -> impl Iterator<Item = u64> {
         .filter(|size| *size <= DISK_SIZE_BYTES_MAX)
 }
 
-/// The outline of a disk with room for `blocks`, if there is one. Inodes per group are powers of two while they fit, so
-/// that places stay; only a tight disk gets as few as it needs.
-fn outline_for(need: &Need, disk_blocks: u64, blocks: u64) -> Option<Outline> {
+/// The outline of a disk with so many inodes and usable blocks, if there is one. Inodes per group are powers of two, so
+/// that places stay.
+fn roomy_outline(inodes: u64, disk_blocks: u64, blocks: u64) -> Option<Outline> {
     let usual = INODES_PER_GROUP.min(1 << disk_blocks.ilog2());
     let powers = (0..).map(|shift| usual << shift).take_while(|n| *n <= INODES_PER_GROUP_MAX);
-    let groups = (disk_blocks / BLOCKS_PER_GROUP).max(1);
-    let least = need.inodes.div_ceil(groups).next_multiple_of(INODES_PER_BLOCK_TIMES_8);
-    let least = (least <= INODES_PER_GROUP_MAX).then_some(least);
-    powers.chain(least).map(|inodes| Outline::new(disk_blocks, inodes)).find(|outline| {
-        outline.inodes() >= need.inodes
-            && outline.inodes() <= u64::from(u32::MAX)
-            && outline.usable_blocks() >= blocks
+    powers
+        .map(|per_group| Outline::new(disk_blocks, per_group))
+        .find(|outline| suffices(outline, inodes, blocks))
+}
+
+/// The outline of a disk that may be as full as it can: with as few inodes as are needed, where more do not fit.
+fn tight_outline(need: &Need, disk_blocks: u64) -> Option<Outline> {
+    roomy_outline(need.inodes, disk_blocks, need.blocks()).or_else(|| {
+        let groups = (disk_blocks / BLOCKS_PER_GROUP).max(1);
+        let per_group = need.inodes.div_ceil(groups).next_multiple_of(INODES_PER_GROUP_STEP);
+        let per_group = (per_group <= INODES_PER_GROUP_MAX).then_some(per_group)?;
+        let outline = Outline::new(disk_blocks, per_group);
+        suffices(&outline, need.inodes, need.blocks()).then_some(outline)
     })
 }
 
-/// Inodes per group fill whole blocks of the table and whole bytes of the bitmap.
-const INODES_PER_BLOCK_TIMES_8: u64 = 128;
+fn suffices(outline: &Outline, inodes: u64, blocks: u64) -> bool {
+    (inodes..=u64::from(u32::MAX)).contains(&outline.inodes()) && outline.usable_blocks() >= blocks
+}
 
 fn too_small(need: &Need, size_bytes: u64) -> Error {
     let enough = smallest_size(need).map_or_else(
@@ -114,7 +123,7 @@ fn too_small(need: &Need, size_bytes: u64) -> Error {
 
 /// The smallest whole number of MiB that suffices.
 fn smallest_size(need: &Need) -> Option<u64> {
-    let fits = |mib: u64| outline_for(need, mib << 8, need.blocks()).is_some();
+    let fits = |mib: u64| tight_outline(need, mib << 8).is_some();
     let (mut low, mut high) = (1, DISK_SIZE_BYTES_MAX >> 20);
     if !fits(high) {
         return None;
@@ -142,7 +151,7 @@ mod tests {
             assert!(sizing.size_bytes >= last);
             last = sizing.size_bytes;
             let free = sizing.outline.usable_blocks() - data_blocks - 10;
-            assert!(free >= data_blocks / 4 + DEFAULT_SLACK_BLOCKS);
+            assert!(free >= data_blocks / 2 + DEFAULT_SLACK_BLOCKS);
         }
         let mut last = 0;
         for inodes in (11..5_000_000).step_by(1001) {

@@ -69,7 +69,7 @@ fn a_small_change_changes_few_blocks() {
         ("a file in the root", |h, root, _| _ = add_file(h, root, "new", 5000), 40, 100),
         ("a file in a deep folder", |h, _, deep| _ = add_file(h, deep, "file00", 5000), 60, 600),
         ("a folder", |h, _, deep| _ = add_directory(h, deep, "new"), 60, 10),
-        ("a large file", |h, _, deep| _ = add_file(h, deep, "new", 30 << 20), 100, 20_000),
+        ("a large file", |h, _, deep| _ = add_file(h, deep, "new", 30 << 20), 600, 60_000),
         (
             "a file grown by a block",
             |h, _, deep| {
