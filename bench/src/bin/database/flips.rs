@@ -33,7 +33,7 @@ const OUTCOMES: [(i32, &str); 8] = [
 
 /// Flips `--flips` bits, in the main file and, for SQLite, in a log left by a killed writer.
 pub fn run(options: &Options, engine: &str) -> Result<()> {
-    let flips = options.number("flips", 300)?;
+    let flips = options.number("flips", 400)?;
     let dir = options.dir().join(format!("flips-{engine}"));
     let (sound, copy) = (dir.join("sound"), dir.join("copy"));
     if dir.exists() {

@@ -17,6 +17,8 @@ mod sqlite;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use speed::Fill;
+
 /// A measurement stops at the first error and names it; nobody handles kinds here.
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -43,7 +45,14 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<()> {
     match options.command.as_str() {
         "speed" => {
-            speed::run(options, &options.text("engine", "sqlite"), options.number("rows", 20_000)?)
+            let sorted = options.text("fill", "arriving") == "sorted";
+            let fill = if sorted { Fill::Sorted } else { Fill::Arriving };
+            speed::run(
+                options,
+                &options.text("engine", "sqlite"),
+                options.number("rows", 20_000)?,
+                fill,
+            )
         }
         "flips" => flips::run(options, &options.text("engine", "sqlite")),
         "all" => all(options),
@@ -56,9 +65,10 @@ fn run(options: &Options) -> Result<()> {
 
 fn all(options: &Options) -> Result<()> {
     let engines = ["sqlite", "lmdb", "redb"];
-    for rows in [20_000, options.number("large", 16_000_000)?] {
+    let large = options.number("large", 16_000_000)?;
+    for (rows, fill) in [(20_000, Fill::Arriving), (large, Fill::Arriving), (large, Fill::Sorted)] {
         for engine in engines {
-            speed::run(options, engine, rows)?;
+            speed::run(options, engine, rows, fill)?;
         }
     }
     engines.iter().try_for_each(|engine| flips::run(options, engine))

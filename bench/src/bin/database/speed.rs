@@ -21,18 +21,26 @@ const GROUP_KEYS: usize = 256;
 /// How long the second process looks up, first alone, then beside the writer.
 const READER_TIME: Duration = Duration::from_secs(4);
 
+/// How a database comes to its rows.
+#[derive(Clone, Copy, Debug)]
+pub enum Fill {
+    /// As ingests bring them: in no order, in durable batches that hold the lock briefly. This is measured.
+    Arriving,
+    /// In the order of their keys, in large transactions: quick, when only what follows is to be measured.
+    Sorted,
+}
+
 /// Inserts `rows` rows into a new database and prints every figure.
-pub fn run(options: &Options, engine: &str, rows: u64) -> Result<()> {
+pub fn run(options: &Options, engine: &str, rows: u64, fill: Fill) -> Result<()> {
     let limit = Duration::from_secs(options.number("limit", 720)?);
     let dir = options.dir().join(format!("{}-{rows}", engine.replace([':', '=', ','], "-")));
-    println!("{engine}, {rows} rows");
+    println!("{engine}, {rows} rows, {fill:?}");
     let repeats = if rows <= 100_000 { 5 } else { 1 };
     let mut runs = Vec::new();
     for _ in 0..repeats {
-        runs.push(if options.text("fill", "arriving") == "sorted" {
-            fill_sorted(&dir, engine, rows)?
-        } else {
-            fill(&dir, engine, rows, limit)?
+        runs.push(match fill {
+            Fill::Arriving => fill_arriving(&dir, engine, rows, limit)?,
+            Fill::Sorted => fill_sorted(&dir, engine, rows)?,
         });
     }
     runs.sort_by_key(|run| run.elapsed);
@@ -122,7 +130,7 @@ fn fresh(dir: &Path, engine: &str) -> Result<Box<dyn Engine>> {
     open(engine, dir, Mode::Create)
 }
 
-fn fill(dir: &Path, engine: &str, rows: u64, limit: Duration) -> Result<Filled> {
+fn fill_arriving(dir: &Path, engine: &str, rows: u64, limit: Duration) -> Result<Filled> {
     insert(&mut *fresh(dir, engine)?, engine, 0..rows, limit)
 }
 
