@@ -223,6 +223,21 @@ fn an_open_log_may_have_lost_only_the_end_of_its_last_append() {
 }
 
 #[test]
+fn what_is_left_of_a_torn_append_never_comes_back() {
+    let (_temp, dir, log) = three_appends(false);
+    let mut torn = log;
+    torn[5 * SECTOR..6 * SECTOR].fill(0);
+    fs::write(dir.join("map.log"), torn).unwrap();
+    let delta = Delta::open(&dir).unwrap();
+    assert_eq!(delta.blocks_modified(), 200, "of the last append, the first sector is lost");
+    // Its second sector would follow this one in sequence.
+    write(&delta, 9000, 1);
+    delta.flush().unwrap();
+    drop(delta);
+    assert_eq!(members(&dir).unwrap().len(), 201);
+}
+
+#[test]
 fn a_log_is_never_shorter_than_it_was_when_last_closed() {
     let (_temp, dir, _) = three_appends(true);
     let delta = Delta::open(&dir).unwrap();
@@ -384,6 +399,8 @@ fn root_a_full_disk_refuses_writes_and_the_delta_goes_on() {
     assert_eq!(error.kind(), ErrorKind::NoSpace, "{error:?}");
     let error = delta.zero_blocks(run(5000, 10), Space::Keep).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NoSpace, "{error:?}");
+    // More to record than fits the pages that the log has: it has reserved some.
+    write_scattered(&delta, 100_000, 60 * 20);
     delta.flush().unwrap();
     write(&delta, 1, 7);
     delta.zero_blocks(run(0, 1), Space::Release).unwrap();
@@ -391,7 +408,7 @@ fn root_a_full_disk_refuses_writes_and_the_delta_goes_on() {
     delta.close().unwrap();
     drop(delta);
     let delta = DeltaReader::open(&dir).unwrap();
-    assert_eq!(delta.blocks_modified(), written + 2);
+    assert_eq!(delta.blocks_modified(), written + 2 + 60 * 20);
     assert!(!delta.contains(5000) && delta.contains(6000));
 }
 
