@@ -11,7 +11,7 @@
 use super::space::Space;
 use crate::hierarchy::mix;
 use silt_types::{BlockRange, Error, ErrorKind, Result};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 /// Homes that a unit tries. With a third of the space free, hardly any needs more than three.
 const HOMES_MAX: u64 = 8;
@@ -23,18 +23,8 @@ pub(super) struct Unit {
     pub(super) key: u64,
     /// Numbers that all members need together.
     pub(super) len: u64,
-    /// The members with what each needs, in the order in which they stand.
+    /// The members, in the order in which they stand.
     pub(super) members: Members,
-}
-
-impl Unit {
-    /// The node that is a unit of its own, and so takes no part in that of its directory.
-    fn alone(&self) -> Option<u32> {
-        match self.members {
-            Members::One(node) => Some(node),
-            Members::Range { .. } => None,
-        }
-    }
 }
 
 /// The members of a [`Unit`].
