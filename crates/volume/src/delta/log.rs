@@ -232,78 +232,95 @@ pub(super) fn load(dir: &Path) -> Result<(DeltaLogHeader, RoaringBitmap)> {
 /// shorter than its header says.
 struct Scan {
     members: RoaringBitmap,
+    /// Blocks of the disk.
+    blocks: u64,
+    /// Record sectors before the first gap.
     sectors: u64,
-    len_bytes: u64,
+    /// The first sector that is zero.
+    gap: Option<u64>,
     /// Something but zeros lies behind the end.
     torn: bool,
+    len_bytes: u64,
 }
 
 fn scan(path: &Path, file: &File) -> Result<(DeltaLogHeader, Scan)> {
-    let damaged = |sector: u64, why: &str| {
-        Error::corrupt(format!("{} is damaged at sector {sector}: {why}", path.display()))
-    };
-    let name = || format!("cannot read {}", path.display());
-    let len_bytes = file.metadata().context(name)?.len();
+    let read = || format!("cannot read {}", path.display());
+    let damaged = |sector: u64| format!("{} is damaged at sector {sector}", path.display());
+    let len_bytes = file.metadata().context(read)?.len();
+    if len_bytes < SECTOR_LEN {
+        return Err(Error::corrupt("it is too short").context(damaged(0)));
+    }
     let mut reader = io::BufReader::with_capacity(128 * DELTA_SECTOR_LEN, file);
     let mut sector = [0; DELTA_SECTOR_LEN];
-    if len_bytes < SECTOR_LEN {
-        return Err(damaged(0, "it is too short"));
-    }
-    reader.read_exact(&mut sector).context(name)?;
-    let in_header = || format!("{} is damaged at sector 0", path.display());
-    let header = DeltaLogHeader::decode(&sector).context(in_header)?;
+    reader.read_exact(&mut sector).context(read)?;
+    let header = DeltaLogHeader::decode(&sector).context(|| damaged(0))?;
     let blocks = header.size_bytes.div_ceil(BLOCK_SIZE_BYTES);
     if len_bytes > len_max(blocks) {
-        return Err(damaged(len_max(blocks) / SECTOR_LEN, "no disk of this size needs it so long"));
+        let error = Error::corrupt("no disk of this size needs a log so long");
+        return Err(error.context(damaged(len_max(blocks) / SECTOR_LEN)));
     }
-
-    let mut scan = Scan { members: RoaringBitmap::new(), sectors: 0, len_bytes, torn: false };
-    let mut gap: Option<u64> = None;
+    let members = RoaringBitmap::new();
+    let mut scan = Scan { members, blocks, sectors: 0, gap: None, torn: false, len_bytes };
     for number in 1..len_bytes.div_ceil(SECTOR_LEN) {
         sector.fill(0);
         let len = (len_bytes - number * SECTOR_LEN).min(SECTOR_LEN) as usize;
-        reader.read_exact(&mut sector[..len]).context(name)?;
-        if sector.iter().all(|byte| *byte == 0) {
-            gap.get_or_insert(number);
-            continue;
-        }
-        if len < DELTA_SECTOR_LEN {
-            return Err(damaged(number, "it is cut short"));
-        }
-        let record = DeltaRecord::decode(&sector)
-            .context(|| format!("{} is damaged at sector {number}", path.display()))?;
-        if record.sequence != number {
-            return Err(damaged(number, "it is out of sequence"));
-        }
-        match gap {
-            Some(gap) if record.batch_first > gap => return Err(damaged(gap, "it is missing")),
-            Some(_) => scan.torn = true,
-            None => {
-                insert(&mut scan.members, &record.runs, blocks)
-                    .ok_or_else(|| damaged(number, "it names blocks beyond the disk"))?;
-                scan.sectors = number;
-            }
-        }
+        reader.read_exact(&mut sector[..len]).context(read)?;
+        scan.take(number, &sector, len).context(|| damaged(number))?;
     }
-    let whole = match header.state {
-        DeltaLogState::Open { sectors_min } => scan.sectors >= sectors_min,
-        DeltaLogState::Closed { sectors } => scan.sectors == sectors && !scan.torn,
-    };
-    if !whole {
-        return Err(damaged(scan.sectors + 1, "the log does not end where its header says"));
+    if !scan.ends_as(header.state) {
+        let error = Error::corrupt("the log does not end where its header says");
+        return Err(error.context(damaged(scan.sectors + 1)));
     }
-    scan.torn |= len_bytes % SECTOR_LEN != 0;
+    scan.torn |= !len_bytes.is_multiple_of(SECTOR_LEN);
     Ok((header, scan))
 }
 
-fn insert(members: &mut RoaringBitmap, runs: &[BlockRange], blocks: u64) -> Option<()> {
-    for run in runs {
-        if run.end() > blocks {
-            return None;
+impl Scan {
+    /// Takes the next sector, of which the file has `len` bytes.
+    fn take(&mut self, number: u64, sector: &[u8; DELTA_SECTOR_LEN], len: usize) -> Result<()> {
+        if sector.iter().all(|byte| *byte == 0) {
+            self.gap.get_or_insert(number);
+            return Ok(());
         }
-        members.insert_range(run.start as u32..=(run.end() - 1) as u32);
+        if len < DELTA_SECTOR_LEN {
+            return Err(Error::corrupt("it is cut short"));
+        }
+        let record = DeltaRecord::decode(sector)?;
+        if record.sequence != number {
+            return Err(Error::corrupt("it is out of sequence"));
+        }
+        match self.gap {
+            Some(gap) if record.batch_first > gap => {
+                let message = format!("sector {gap} was durable before it and is gone");
+                Err(Error::corrupt(message))
+            }
+            Some(_) => {
+                self.torn = true;
+                Ok(())
+            }
+            None => {
+                self.sectors = number;
+                self.insert(&record.runs)
+            }
+        }
     }
-    Some(())
+
+    fn insert(&mut self, runs: &[BlockRange]) -> Result<()> {
+        for run in runs {
+            if run.end() > self.blocks {
+                return Err(Error::corrupt("it names blocks beyond the disk"));
+            }
+            self.members.insert_range(run.start as u32..=(run.end() - 1) as u32);
+        }
+        Ok(())
+    }
+
+    fn ends_as(&self, state: DeltaLogState) -> bool {
+        match state {
+            DeltaLogState::Open { sectors_min } => self.sectors >= sectors_min,
+            DeltaLogState::Closed { sectors } => self.sectors == sectors && !self.torn,
+        }
+    }
 }
 
 /// The longest log that a disk of so many blocks can have: one that is about to be rewritten, while one append takes
