@@ -5,7 +5,7 @@ use silt_format::FROZEN_DELTAS_MAX;
 use silt_store::{FrozenDelta, Named, VolumeRecord};
 use silt_sys::durability::random_bytes;
 use silt_types::{DeltaId, Error, ErrorKind, Name, Result, VolumeId};
-use silt_volume::{DeltaReader, VolumeLock};
+use silt_volume::DeltaReader;
 
 /// What to clone.
 #[derive(Clone, Debug)]
@@ -46,17 +46,18 @@ impl Engine {
     }
 
     fn clone_of_volume(&self, record: &mut VolumeRecord, mut source: VolumeRecord) -> Result<()> {
-        let folder = self.store.paths().volume(source.id);
-        // A volume without a folder was never written, and cannot be while it is looked at: its writer would make one.
-        let _lock = if folder.exists() { Some(VolumeLock::acquire(&folder)?) } else { None };
+        let _lock = self.lock_if_made(&source)?;
+        // Only now can it not change any more.
+        source = self.unchanged(&source)?;
         let own = self.store.paths().delta(source.id, source.own);
-        let written = own.exists() && DeltaReader::open(&own)?.blocks_modified() > 0;
+        let delta = if own.exists() { Some(Delta::open(&own)?) } else { None };
+        let written = delta.filter(|delta| delta.blocks_modified() > 0);
         record.base = source.base;
         record.size_bytes = source.size_bytes;
-        if !written {
+        let Some(delta) = written else {
             record.frozen = source.frozen;
             return self.store.add_volume(record);
-        }
+        };
         if source.frozen.len() == FROZEN_DELTAS_MAX {
             let message = format!(
                 "volume {} reads through {FROZEN_DELTAS_MAX} frozen deltas already and cannot freeze another one",
@@ -64,6 +65,9 @@ impl Engine {
             );
             return Err(Error::new(ErrorKind::Busy, message));
         }
+        // From here on it never changes; what a killed server had written and not flushed becomes durable with it.
+        delta.freeze()?;
+        self.sync_names_of(&source)?;
         source.frozen.insert(0, FrozenDelta { delta: source.own, home: source.id });
         source.own = DeltaId::from_bytes(random_bytes()?);
         source.generation += 1;

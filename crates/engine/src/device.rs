@@ -4,7 +4,7 @@ use crate::engine::Engine;
 use silt_format::VolumeHeader;
 use silt_store::{ImageRecord, Named, VolumeRecord};
 use silt_sys::durability::{create_dir, sync_dir};
-use silt_types::{Error, ErrorKind, Name, Result};
+use silt_types::{Context as _, Error, ErrorKind, Name, Result};
 use silt_volume::{
     Delta, Volume, VolumeLock, VolumeParts, read_volume_header, write_volume_header,
 };
@@ -24,7 +24,10 @@ impl Engine {
             Named::Image(image) => self.open_image(&image),
             Named::Volume(record) => {
                 let folder = self.store.paths().volume(record.id);
-                let lock = if folder.exists() { Some(VolumeLock::share(&folder)?) } else { None };
+                let lock = match folder.exists() {
+                    true => Some(VolumeLock::share(&folder).context(|| in_use(&record))?),
+                    false => None,
+                };
                 // Only now can it not change any more.
                 let record = self.unchanged(&record)?;
                 Ok(OpenDisk { volume: self.read_only_volume(&record)?, lock })
@@ -58,17 +61,22 @@ impl Engine {
     pub(crate) fn open_to_write(&self, record: &VolumeRecord) -> Result<OpenDisk> {
         let folder = self.store.paths().volume(record.id);
         create_dir(&folder)?;
-        let lock = VolumeLock::acquire(&folder)?;
+        let lock = VolumeLock::acquire(&folder).context(|| in_use(record))?;
         let record = self.unchanged(record)?;
         self.bring_header_up_to_date(&record)?;
         let own = self.own_delta(&record);
         if !own.exists() {
             self.create_delta(&record, &own)?;
         }
-        // Always: a process that was killed may have left a name that is seen and not durable.
-        sync_dir(&folder)?;
-        sync_dir(&self.store.paths().volumes())?;
+        self.sync_names_of(&record)?;
         Ok(OpenDisk { volume: Volume::open(self.parts(&record, Some(own)))?, lock: Some(lock) })
+    }
+
+    /// Makes the names of a volume's folder and of its deltas durable, whoever made them: a process that was killed may
+    /// have left names that are seen and not durable.
+    pub(crate) fn sync_names_of(&self, record: &VolumeRecord) -> Result<()> {
+        sync_dir(&self.store.paths().volume(record.id))?;
+        sync_dir(&self.store.paths().volumes())
     }
 
     /// A delta appears under its name only once it is whole; the caller makes the name durable.
@@ -105,7 +113,7 @@ impl Engine {
     }
 
     /// The record as it is now, for one whose lock was just taken.
-    fn unchanged(&self, record: &VolumeRecord) -> Result<VolumeRecord> {
+    pub(crate) fn unchanged(&self, record: &VolumeRecord) -> Result<VolumeRecord> {
         match self.find(&record.name)? {
             Named::Volume(now) if now.id == record.id => Ok(now),
             _ => Err(Error::new(
@@ -117,6 +125,16 @@ impl Engine {
 
     pub(crate) fn own_delta(&self, record: &VolumeRecord) -> PathBuf {
         self.store.paths().delta(record.id, record.own)
+    }
+
+    /// Takes the right to write a volume. One without a folder was never written, and whoever begins to write it makes
+    /// one, so there is nothing to lock.
+    pub(crate) fn lock_if_made(&self, record: &VolumeRecord) -> Result<Option<VolumeLock>> {
+        let folder = self.store.paths().volume(record.id);
+        match folder.exists() {
+            true => VolumeLock::acquire(&folder).map(Some).context(|| in_use(record)),
+            false => Ok(None),
+        }
     }
 
     fn parts(&self, record: &VolumeRecord, own: Option<PathBuf>) -> VolumeParts {
@@ -133,6 +151,10 @@ impl Engine {
             own,
         }
     }
+}
+
+fn in_use(record: &VolumeRecord) -> String {
+    format!("volume {} cannot be had", record.name)
 }
 
 /// What the header of a volume's folder says for this record.

@@ -45,6 +45,9 @@ impl Engine {
             let mut file = fs::OpenOptions::new().write(true).open(path).context(failed)?;
             return write_stream(&disk.volume, &mut file, progress);
         }
+        // A link stays, and what it leads to is replaced.
+        let target = fs::canonicalize(path);
+        let path = target.as_deref().unwrap_or(path);
         let temp = temp_beside(path)?;
         let written = (|| {
             let file =

@@ -3,7 +3,6 @@
 use crate::engine::Engine;
 use silt_store::{Named, VolumeRecord};
 use silt_types::{Context as _, Name, Result};
-use silt_volume::VolumeLock;
 use std::{collections::HashSet, fs, path::Path};
 
 impl Engine {
@@ -15,8 +14,7 @@ impl Engine {
             self.store.remove(name, &named)?;
             return Ok(named);
         };
-        let folder = self.store.paths().volume(volume.id);
-        let _lock = if folder.exists() { Some(VolumeLock::acquire(&folder)?) } else { None };
+        let _lock = self.lock_if_made(&volume)?;
         self.store.remove(name, &named)?;
         self.remove_deltas_of(volume)?;
         Ok(named)

@@ -6,6 +6,7 @@ use silt_export::{
     nbd::{Listen, Server},
 };
 use silt_store::Named;
+use silt_sys::durability::create_dir;
 use silt_types::{Error, Name, Result};
 use silt_volume::{BlockDevice as _, Geometry};
 use std::sync::Arc;
@@ -40,7 +41,13 @@ impl Engine {
         ready: impl FnOnce(&Served),
     ) -> Result<()> {
         let disk = match (self.find(&serving.name)?, serving.read_only) {
-            (_, true) => self.open_to_read(&serving.name)?,
+            (named, true) => {
+                if let Named::Volume(record) = &named {
+                    // A volume that was never written has no folder, and so nothing to lock.
+                    create_dir(&self.store.paths().volume(record.id))?;
+                }
+                self.open_to_read(&serving.name)?
+            }
             (Named::Volume(record), false) => self.open_to_write(&record)?,
             (Named::Image(_), false) => {
                 let message = format!(

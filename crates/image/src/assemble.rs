@@ -226,7 +226,7 @@ impl MapWriter<'_> {
     fn metadata_block(&mut self, block: u64, bytes: &[u8]) -> Result<()> {
         let run_end = self.run_start + self.run.len() as u64 / BLOCK_SIZE_BYTES;
         // Cut where a multiple of 64 KiB lies on the disk, so that a longer run before moves no cut.
-        if block != run_end || block % CHUNK_BLOCKS_MAX == 0 {
+        if block != run_end || block.is_multiple_of(CHUNK_BLOCKS_MAX) {
             self.finish_run()?;
             self.data_before(block)?;
             self.run_start = block;

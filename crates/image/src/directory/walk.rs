@@ -178,16 +178,15 @@ impl Walk<'_> {
             let (is_file, is_dir) =
                 (matches!(kind, EntryKind::File), matches!(kind, EntryKind::Directory));
             let inode = (stat.st_dev, stat.st_ino);
-            if !is_dir && stat.st_nlink > 1 {
-                if let Some(first) = linked.get(&inode) {
-                    walked.hierarchy.link(folder.entry, &name, *first)?;
-                    continue;
-                }
+            let has_links = !is_dir && stat.st_nlink > 1;
+            if let Some(first) = linked.get(&inode).filter(|_| has_links) {
+                walked.hierarchy.link(folder.entry, &name, *first)?;
+                continue;
             }
             let entry =
                 walked.hierarchy.add(folder.entry, &name, kind, metadata(&stat, self.owner))?;
             set_xattrs(&mut walked.hierarchy, entry, &xattrs)?;
-            if !is_dir && stat.st_nlink > 1 {
+            if has_links {
                 linked.insert(inode, entry);
             }
             if is_dir {
