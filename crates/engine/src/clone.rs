@@ -5,7 +5,7 @@ use silt_format::FROZEN_DELTAS_MAX;
 use silt_store::{FrozenDelta, Named, VolumeRecord};
 use silt_sys::durability::random_bytes;
 use silt_types::{DeltaId, Error, ErrorKind, Name, Result, VolumeId};
-use silt_volume::DeltaReader;
+use silt_volume::Delta;
 
 /// What to clone.
 #[derive(Clone, Debug)]
