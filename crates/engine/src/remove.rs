@@ -14,7 +14,7 @@ impl Engine {
             self.store.remove(name, &named)?;
             return Ok(named);
         };
-        let _lock = self.lock_if_made(&volume)?;
+        let _lock = self.lock_if_made(volume)?;
         self.store.remove(name, &named)?;
         self.remove_deltas_of(volume)?;
         Ok(named)
