@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use mkext4::sink::FileSink;
-use mkext4::{FsBuilder, InodeHandle, Meta, Options, ROOT};
+use mkext4::{FsBuilder, InodeCount, InodeHandle, Meta, Options, ROOT};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
