@@ -5,7 +5,7 @@
 
 use roaring::RoaringBitmap;
 use rustix::{
-    fs::{FallocateFlags, SeekFrom},
+    fs::{Advice, FallocateFlags, SeekFrom},
     io::Errno,
 };
 use silt_sys::durability;
@@ -189,6 +189,14 @@ impl Segments {
         Ok(())
     }
 
+    /// Lets go of cached pages that are not waiting to be written, so that reads answer what the disk has. After a failed
+    /// sync that is not what was written: the kernel keeps such pages as if they were. Best effort.
+    pub(super) fn forget_cached(&self) {
+        for segment in self.segments.iter().filter_map(OnceLock::get) {
+            forget_cached(&segment.file);
+        }
+    }
+
     /// Space that the files take, in bytes.
     pub(super) fn allocated_bytes(&self) -> Result<u64> {
         let mut bytes = 0;
@@ -276,6 +284,11 @@ impl Segment {
     fn error(&self, error: Errno) -> Error {
         Error::io(format!("cannot look for holes in {}", self.path.display()), error.into())
     }
+}
+
+/// See [`Segments::forget_cached`].
+pub(super) fn forget_cached(file: &File) {
+    let _ = rustix::fs::fadvise(file, 0, None, Advice::DontNeed);
 }
 
 /// Cuts a request at the borders of files.

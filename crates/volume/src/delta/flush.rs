@@ -85,6 +85,7 @@ impl Delta {
 
     fn poison(&self, error: Error) -> Error {
         let _ = self.poison.set(error.chain());
+        self.segments.forget_cached();
         error
     }
 }

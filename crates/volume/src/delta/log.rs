@@ -4,6 +4,7 @@
 //! `silt_format::DeltaRecord` are its bytes. What it promises: a block recorded by an append that returned is recorded
 //! after any crash, and damage is never taken for the trace of a crash. How the two are told apart is at [`Scan`].
 
+use super::data::forget_cached;
 use roaring::RoaringBitmap;
 use rustix::fs::FallocateFlags;
 use silt_format::{DELTA_SECTOR_LEN, DeltaLogHeader, DeltaLogState, DeltaRecord};
@@ -11,7 +12,7 @@ use silt_sys::durability;
 use silt_types::{BLOCK_SIZE_BYTES, BlockRange, Context as _, DeltaId, Error, Result};
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, BufWriter, Read as _, Write as _},
+    io::{self, BufWriter, Read as _, Seek as _, Write as _},
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
 };
@@ -66,20 +67,28 @@ impl Log {
         let _ = fs::remove_file(dir.join(NEW_NAME));
         let file = OpenOptions::new().read(true).write(true).open(&path);
         let file = file.context(|| format!("cannot open {}", path.display()))?;
-        let (header, scan) = scan(&path, &file)?;
-        let mut log = Log::new(dir, file, header, scan.sectors, scan.len_bytes);
-        if scan.torn {
+        let (mut header, mut found) = scan(&path, &file)?;
+        if matches!(header.state, DeltaLogState::Open { .. }) {
+            // What is cached may not be on the disk, be it not yet, or because a sync failed.
+            file.sync_data().context(|| format!("cannot sync {}", path.display()))?;
+            forget_cached(&file);
+            (header, found) = scan(&path, &file)?;
+        }
+        let mut log = Log::new(dir, file, header, found.sectors, found.len_bytes);
+        if found.torn {
             log.cut()?;
         }
-        if matches!(header.state, DeltaLogState::Open { .. }) {
-            log.sync()?;
-        }
-        Ok((log, scan.members))
+        Ok((log, found.members))
     }
 
     fn new(dir: &Path, file: File, header: DeltaLogHeader, sectors: u64, len_bytes: u64) -> Log {
         let (dir, path) = (dir.to_owned(), dir.join(NAME));
         Log { dir, path, file, header, sectors, len_bytes, rewrite_above: REWRITE_LEN_MIN }
+    }
+
+    /// Whether the delta was left in good order when it was last used.
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(self.header.state, DeltaLogState::Closed { .. })
     }
 
     pub(super) fn header(&self) -> &DeltaLogHeader {
@@ -118,7 +127,7 @@ impl Log {
     }
 
     fn append(&mut self, joined: &RoaringBitmap) -> Result<()> {
-        if matches!(self.header.state, DeltaLogState::Closed { .. }) {
+        if self.is_closed() {
             // Before the first record behind the stated end: else a crash would leave a log that seems damaged.
             self.write_header(DeltaLogState::Open { sectors_min: self.sectors })?;
         }
@@ -251,6 +260,7 @@ fn scan(path: &Path, file: &File) -> Result<(DeltaLogHeader, Scan)> {
         return Err(Error::corrupt("it is too short").context(damaged(0)));
     }
     let mut reader = io::BufReader::with_capacity(128 * DELTA_SECTOR_LEN, file);
+    reader.rewind().context(read)?;
     let mut sector = [0; DELTA_SECTOR_LEN];
     reader.read_exact(&mut sector).context(read)?;
     let header = DeltaLogHeader::decode(&sector).context(|| damaged(0))?;

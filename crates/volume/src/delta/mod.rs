@@ -78,10 +78,14 @@ impl Delta {
 
     fn assemble(dir: &Path, log: Log, all: RoaringBitmap, lock: FolderLock) -> Result<Delta> {
         let (id, size_bytes) = (log.header().id, log.header().size_bytes);
+        let segments = Segments::open_writable(dir, size_bytes, &all)?;
+        if !log.is_closed() {
+            segments.forget_cached();
+        }
         Ok(Delta {
             id,
             size_bytes,
-            segments: Segments::open_writable(dir, size_bytes, &all)?,
+            segments,
             members: RwLock::new(Members { all, ..Members::default() }),
             log: Mutex::new(log),
             flushes: FlushGate::default(),

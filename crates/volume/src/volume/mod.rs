@@ -32,7 +32,8 @@ pub struct VolumeParts {
     pub source: Arc<dyn ChunkSource>,
     /// The sealed disk below everything.
     pub base: DiskId,
-    /// Folders of the frozen deltas, newest first; at most eight.
+    /// Folders of the frozen deltas, newest first; at most eight. A disk that is only read may have one more: the delta
+    /// that is written to at other times.
     pub frozen: Vec<PathBuf>,
     /// Folder of the delta that is written to; without one the disk is read-only.
     pub own: Option<PathBuf>,
@@ -81,7 +82,7 @@ impl Volume {
                 "a volume of {size_bytes} bytes does not fit its base of {base} bytes"
             )));
         }
-        if frozen.len() > FROZEN_DELTAS_MAX {
+        if frozen.len() > FROZEN_DELTAS_MAX + usize::from(own.is_none()) {
             let count = frozen.len();
             return Err(Error::invalid(format!("{count} frozen deltas are too many for a volume")));
         }

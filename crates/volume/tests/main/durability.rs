@@ -229,6 +229,44 @@ fn fuse_rewriting_the_log_survives_every_power_cut() {
     survives_power_cuts(&mounted, &steps, 300);
 }
 
+/// A process dies with a record and data that it wrote but never synced. The next one finds both in the page cache and lets
+/// its guest read them; so a flush that it answers has to cover them.
+#[test]
+fn fuse_what_a_killed_process_left_is_durable_once_it_was_read_and_flushed() {
+    let Some(mounted) = Mounted::new() else { return };
+    mounted.layer.start_recording().unwrap();
+    create(&mounted.delta()).unwrap();
+    mounted.layer.mark("0 0");
+    let steps = [Write(0, 8, 1), Write(0, 8, 2)];
+    let open = || super::open(&mounted.delta(), SIZE as u64).unwrap();
+    let read = |volume: &Volume| {
+        let mut buf = [0; BLOCK];
+        volume.read_at(&mut buf, 0).unwrap();
+        buf[0]
+    };
+    let volume = open();
+    mounted.layer.mark("1 0");
+    volume.write_at(&[1; BLOCK], 0).unwrap();
+    // Folder, data, the header that is opened for appending, and then the record itself.
+    mounted.layer.set_plan(Plan::CrashAt { class: OpClass::Sync, op: 3 });
+    volume.flush().unwrap_err();
+    mounted.layer.set_plan(Plan::None);
+    drop(volume);
+    let volume = open();
+    assert_eq!(read(&volume), 1, "the record is written, though not synced");
+    volume.flush().unwrap();
+    mounted.layer.mark("1 1");
+    mounted.layer.mark("2 1");
+    volume.write_at(&[2; BLOCK], 0).unwrap();
+    drop(volume);
+    let volume = open();
+    assert_eq!(read(&volume), 2);
+    volume.flush().unwrap();
+    mounted.layer.mark("2 2");
+    drop(volume);
+    survives_power_cuts(&mounted, &steps, 200);
+}
+
 #[test]
 fn fuse_after_any_failing_operation_what_was_flushed_is_there() {
     let Some(mounted) = Mounted::new() else { return };
