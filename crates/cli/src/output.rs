@@ -42,10 +42,30 @@ pub(crate) fn fail(error: &Error, json: bool) -> ExitCode {
         warn(&format!("hint: {hint}"));
     }
     if json {
-        let document = || json!({ "error": { "kind": kind.as_str(), "message": error.chain() } });
-        let _ = print(true, document, String::new);
+        print_error(kind, &error.chain());
     }
     ExitCode::from(kind.exit_code())
+}
+
+/// Prints what clap has to say instead of a command: help that was asked for, or what is wrong with the command line.
+pub(crate) fn misused(error: &clap::Error) -> ExitCode {
+    // As with every other result, a reader that went away is no failure.
+    let _ = error.print();
+    if !error.use_stderr() {
+        return ExitCode::SUCCESS;
+    }
+    if std::env::args_os().any(|argument| argument == "--json") {
+        let message = error.to_string();
+        let message = message.strip_prefix("error: ").unwrap_or(&message);
+        print_error(ErrorKind::Usage, message.trim());
+    }
+    ExitCode::from(ErrorKind::Usage.exit_code())
+}
+
+fn print_error(kind: ErrorKind, message: &str) {
+    let document = || json!({ "error": { "kind": kind.as_str(), "message": message } });
+    // It is on standard error already.
+    let _ = print(true, document, String::new);
 }
 
 fn hint(kind: ErrorKind) -> Option<&'static str> {

@@ -1,8 +1,10 @@
 //! `silt completions`: what a shell needs to complete commands and options.
 
+use super::Context;
 use crate::{cli::Cli, output::print};
 use clap::CommandFactory as _;
 use clap_complete::Shell;
+use serde_json::json;
 use silt_types::Result;
 
 /// Print the completions for a shell.
@@ -15,8 +17,10 @@ pub(crate) struct Args {
     shell: Shell,
 }
 
-pub(crate) fn run(args: Args) -> Result<()> {
+pub(crate) fn run(context: &Context, args: Args) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "silt", &mut script);
-    print(false, || serde_json::Value::Null, || String::from_utf8_lossy(&script).into_owned())
+    let script = String::from_utf8_lossy(&script);
+    let document = || json!({ "shell": args.shell.to_string(), "script": script });
+    print(context.json, document, || script.to_string())
 }

@@ -1,7 +1,9 @@
 //! `silt man`: the manual, from the same source as the help.
 
-use crate::cli::Cli;
+use super::Context;
+use crate::{cli::Cli, output::print};
 use clap::CommandFactory as _;
+use serde_json::json;
 use silt_types::{Context as _, Result};
 use std::path::PathBuf;
 
@@ -14,7 +16,8 @@ pub(crate) struct Args {
     dir: PathBuf,
 }
 
-pub(crate) fn run(args: Args) -> Result<()> {
+pub(crate) fn run(context: &Context, args: Args) -> Result<()> {
     let written = clap_mangen::generate_to(Cli::command(), &args.dir);
-    written.context(|| format!("cannot write man pages into {}", args.dir.display()))
+    written.context(|| format!("cannot write man pages into {}", args.dir.display()))?;
+    print(context.json, || json!({ "dir": args.dir.to_string_lossy() }), String::new)
 }

@@ -53,7 +53,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Export(args) => done(export::run(&context, args)),
         Command::Serve(args) => done(serve::run(&context, args)),
         Command::Verify(args) => verify::run(&context, args),
-        Command::Completions(args) => done(completions::run(args)),
-        Command::Man(args) => done(man::run(args)),
+        Command::Completions(args) => done(completions::run(&context, args)),
+        Command::Man(args) => done(man::run(&context, args)),
     }
 }
