@@ -5,8 +5,11 @@
 //! transactions and errors only.
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
-use silt_types::{Error, ErrorKind, Result};
+use silt_sys::durability;
+use silt_types::{Context as _, Error, ErrorKind, Result};
 use std::{
+    fs::File,
+    io,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -87,7 +90,27 @@ impl Database {
             );
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
+        database.sync_log()?;
         Ok(database)
+    }
+
+    /// Makes durable what can be seen. A process that was killed inside a commit may have left it in the log, where the
+    /// next one finds it whole but not synced; nothing may be built on that. Costs nothing where there is no log.
+    fn sync_log(&self) -> Result<()> {
+        let mut log = self.path.clone().into_os_string();
+        log.push("-wal");
+        let failed = || "cannot sync the log of the database".to_owned();
+        match File::open(&log) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            file => {
+                let file = file.context(failed)?;
+                if file.metadata().context(failed)?.len() == 0 {
+                    return Ok(());
+                }
+                file.sync_data().context(failed)?;
+            }
+        }
+        self.path.parent().map_or(Ok(()), durability::sync_dir)
     }
 
     fn new(path: &Path) -> Database {
@@ -157,6 +180,10 @@ pub(crate) fn sql_error(doing: &str, error: rusqlite::Error) -> Error {
     let kind = match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ErrorKind::Corrupt,
         Some(ErrorCode::DiskFull) => ErrorKind::NoSpace,
+        // SQLite calls a full disk by that name only where it writes, not where it makes, grows or syncs a file.
+        Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) => {
+            ErrorKind::of_io(&io::Error::last_os_error())
+        }
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => ErrorKind::Busy,
         Some(_) => ErrorKind::Io,
         // A column of another type or size than the schema says: only damage does that.

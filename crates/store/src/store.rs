@@ -238,20 +238,30 @@ fn create(paths: &StorePaths) -> Result<()> {
     for folder in paths.folders() {
         durability::create_dir(&folder)?;
     }
-    for (path, content) in
-        [(paths.database(), &[][..]), (paths.commit_file(), &[0; 2 * CommitSlot::LEN])]
-    {
-        match durability::create_file(&path) {
-            Ok(mut file) => {
-                file.write_all(content).context(|| format!("cannot write {}", path.display()))?;
-                file.sync_all().context(|| format!("cannot sync {}", path.display()))?;
-            }
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {} // Left by a crash, or made beside us.
-            Err(error) => return Err(error),
-        }
-    }
+    make_file(&paths.database(), 0)?;
+    make_file(&paths.commit_file(), 2 * CommitSlot::LEN as u64)?;
     Database::create(&paths.database())?;
+    // The names of all this before the one that says that it is there.
+    durability::sync_dir(root)?;
     publish_store_file(paths)
+}
+
+/// Makes a file of zeros, or makes one whole that a crash left or that somebody makes beside us.
+fn make_file(path: &Path, len: u64) -> Result<()> {
+    let file = match durability::create_file(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            let open = fs::OpenOptions::new().read(true).write(true).open(path);
+            open.context(|| format!("cannot open {}", path.display()))?
+        }
+        other => other?,
+    };
+    let whole = (|| {
+        if file.metadata()?.len() < len {
+            file.set_len(len)?;
+        }
+        file.sync_all()
+    })();
+    whole.context(|| format!("cannot make {}", path.display()))
 }
 
 fn publish_store_file(paths: &StorePaths) -> Result<()> {

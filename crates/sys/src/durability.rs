@@ -31,7 +31,11 @@ pub fn create_file(path: &Path) -> Result<File> {
         other => other.context(|| format!("cannot make {}", path.display()))?,
     };
     let mode = Permissions::from_mode(FILE_MODE);
-    file.set_permissions(mode).context(|| format!("cannot set the mode of {}", path.display()))?;
+    file.set_permissions(mode).map_err(|error| {
+        // Else the next try would find it taken.
+        let _ = fs::remove_file(path);
+        Error::io(format!("cannot set the mode of {}", path.display()), error)
+    })?;
     Ok(file)
 }
 
