@@ -4,6 +4,8 @@
 //! about 100 bytes and the name per entry. Every limit of ext4 on a single entry is checked when the entry is
 //! declared, so whoever holds a `Hierarchy` can write it; only what depends on the disk is left to the planner.
 //!
+//! Ids belong to the hierarchy that gave them; another's are a mistake of the program, and may panic.
+//!
 //! Content is not here: of a file the hierarchy knows the size and which 4 KiB blocks are not holes.
 //!
 //! Look next at [`mod@crate::writer`].

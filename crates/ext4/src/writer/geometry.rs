@@ -125,6 +125,13 @@ impl Outline {
         self.blocks.saturating_sub(self.fixed_blocks() + self.journal_blocks)
     }
 
+    /// How often the usable blocks are interrupted, at most, and with some to spare: so many files may need a block of
+    /// extent tree more than they would elsewhere.
+    pub(super) fn interruptions(&self) -> u64 {
+        let flex_groups = self.groups.div_ceil(GROUPS_PER_FLEX);
+        4 + 3 * (flex_groups - 1 + self.backup_groups().count() as u64)
+    }
+
     /// Blocks that the file system can grow to by adding groups: as far as the reserved descriptors and 32-bit inode
     /// numbers go, and never beyond 16 TiB.
     pub(super) fn growth_blocks_max(&self) -> u64 {

@@ -8,33 +8,16 @@
 //! takes the first gap there is. So a unit that grows moves itself and whom it collides with, not everything behind it.
 //! A unit for which no gap is long enough is placed member by member, a member in pieces.
 
-use super::space::Space;
+use super::{
+    roster::{Members, Order, Unit},
+    space::Space,
+};
 use crate::hierarchy::mix;
 use silt_types::{BlockRange, Error, ErrorKind, Result};
 use std::collections::BTreeMap;
 
 /// Homes that a unit tries. With a third of the space free, hardly any needs more than three.
 const HOMES_MAX: u64 = 8;
-
-/// Members that want to be together.
-#[derive(Clone, Debug)]
-pub(super) struct Unit {
-    /// Picks the home.
-    pub(super) key: u64,
-    /// Numbers that all members need together.
-    pub(super) len: u64,
-    /// The members, in the order in which they stand.
-    pub(super) members: Members,
-}
-
-/// The members of a [`Unit`].
-#[derive(Clone, Debug)]
-pub(super) enum Members {
-    /// One node.
-    One(u32),
-    /// A range of [`Order::members`](super::roster::Order::members), of which only some take part.
-    Range { start: u32, end: u32 },
-}
 
 /// How homes are chosen in a part of a space.
 #[derive(Clone, Copy, Debug)]
@@ -88,19 +71,20 @@ impl Placed {
     }
 }
 
-/// Places units in a space. `weight` says what a node needs; 0 for a member that does not take part.
+/// Places everybody in a space. `weight` says what a node needs; 0 for one that does not take part.
 pub(super) struct Placer<'a> {
     pub(super) space: &'a mut Space,
     pub(super) homes: Homes,
-    pub(super) members: &'a [u32],
+    pub(super) order: &'a Order,
     pub(super) weight: &'a dyn Fn(u32) -> u64,
     /// Nodes that need so much are units of their own, and not in one with others.
     pub(super) alone_from: u64,
 }
 
 impl Placer<'_> {
-    /// Places all units. `NoSpace` when the space has not as many free numbers as they need.
-    pub(super) fn place(&mut self, mut units: Vec<Unit>, placed: &mut Placed) -> Result<()> {
+    /// Places all. `NoSpace` when the space has not as many free numbers as they need.
+    pub(super) fn place(&mut self, placed: &mut Placed) -> Result<()> {
+        let mut units = self.order.units(self.weight, self.alone_from);
         let total: u64 = units.iter().map(|unit| unit.len).sum();
         if total > self.space.free() {
             return Err(no_space(total, self.space.free()));
@@ -170,7 +154,7 @@ impl Placer<'_> {
         match unit.members {
             Members::One(node) => vec![weighed(&node)],
             Members::Range { start, end } => {
-                let members = self.members[start as usize..end as usize].iter().map(weighed);
+                let members = self.order.members[start as usize..end as usize].iter().map(weighed);
                 members.filter(|(_, len)| (1..self.alone_from).contains(len)).collect()
             }
         }
@@ -178,6 +162,12 @@ impl Placer<'_> {
 }
 
 impl Homes {
+    /// One cell, filled from its start on.
+    pub(super) fn dense(window: BlockRange) -> Homes {
+        let cell_len_min = window.len.max(4);
+        Homes { window, cell_len_min, spread_halves: 2, granule: 1, is_packed: true }
+    }
+
     /// 0 for units up to a quarter of the smallest cell, one more for each doubling.
     fn class_of(&self, len: u64) -> u32 {
         len.div_ceil(self.cell_len_min / 4).max(1).next_power_of_two().ilog2()
@@ -270,34 +260,25 @@ mod tests {
     fn everything_is_placed_once_even_in_a_full_space() {
         let weights: Vec<u64> = (0..400).map(|node| mix(node) % 40 + 1).collect();
         let total: u64 = weights.iter().sum();
-        let homes = Homes {
-            window: BlockRange { start: 0, len: total },
-            cell_len_min: 64,
-            spread_halves: 3,
-            granule: 4,
-            is_packed: false,
-        };
-        let members: Vec<u32> = (0..400).collect();
+        let window = BlockRange { start: 0, len: total };
+        let spread =
+            Homes { window, cell_len_min: 64, spread_halves: 3, granule: 4, is_packed: false };
         let weight = |node: u32| weights[node as usize];
-        let units: Vec<Unit> = (0..40)
-            .map(|unit| Unit {
-                key: mix(unit),
-                len: (unit * 10..unit * 10 + 10).map(|node| weights[node as usize]).sum(),
-                members: Members::Range { start: unit as u32 * 10, end: unit as u32 * 10 + 10 },
-            })
-            .collect();
-        let mut space = Space::new(total);
-        let mut placed = Placed::new(400);
-        let mut placer =
-            Placer { space: &mut space, homes, members: &members, weight: &weight, alone_from: 99 };
-        placer.place(units, &mut placed).unwrap();
-        assert_eq!(space.free(), 0);
-        let mut taken = vec![false; total as usize];
-        for node in 0..400 {
-            let runs: Vec<_> = placed.runs(node, weight(node)).collect();
-            assert_eq!(runs.iter().map(|run| run.len).sum::<u64>(), weight(node));
-            for number in runs.iter().flat_map(|run| run.start..run.end()) {
-                assert!(!std::mem::replace(&mut taken[number as usize], true));
+        let order = Order::of_tens(400);
+        for homes in [spread, Homes::dense(window)] {
+            let mut space = Space::new(total);
+            let mut placed = Placed::new(400);
+            Placer { space: &mut space, homes, order: &order, weight: &weight, alone_from: 39 }
+                .place(&mut placed)
+                .unwrap();
+            assert_eq!(space.free(), 0);
+            let mut taken = vec![false; total as usize];
+            for node in 0..400 {
+                let runs: Vec<_> = placed.runs(node, weight(node)).collect();
+                assert_eq!(runs.iter().map(|run| run.len).sum::<u64>(), weight(node));
+                for number in runs.iter().flat_map(|run| run.start..run.end()) {
+                    assert!(!std::mem::replace(&mut taken[number as usize], true));
+                }
             }
         }
     }

@@ -1,11 +1,7 @@
 //! Everybody in the order in which they stand: which nodes belong together, and what each needs.
 
 use super::{
-    directories::DirectoryBlocks,
-    extents::tree_blocks,
-    nodes::Nodes,
-    placement::{Members, Unit},
-    sizing::Need,
+    directories::DirectoryBlocks, extents::tree_blocks, nodes::Nodes, sizing::Need,
     xattrs::DiskXattrs,
 };
 use crate::{
@@ -49,7 +45,25 @@ pub(super) struct Facts {
     parents: Vec<u32>,
 }
 
-/// Members of the same directory that want to be together.
+/// Members that want to be together.
+pub(super) struct Unit {
+    /// Picks the home.
+    pub(super) key: u64,
+    /// Numbers that all members need together.
+    pub(super) len: u64,
+    /// The members, in the order in which they stand.
+    pub(super) members: Members,
+}
+
+/// The members of a [`Unit`].
+pub(super) enum Members {
+    /// One node.
+    One(u32),
+    /// A range of [`Order::members`], without those that are units of their own.
+    Range { start: u32, end: u32 },
+}
+
+/// A directory, or a bucket of it, in [`Order::members`].
 struct UnitRange {
     key: u64,
     start: u32,
@@ -174,6 +188,18 @@ impl Roster {
 }
 
 impl Order {
+    /// Nodes in units of ten.
+    #[cfg(test)]
+    pub(super) fn of_tens(nodes: u32) -> Order {
+        let unit =
+            |ten| UnitRange { key: mix(ten), start: ten as u32 * 10, end: ten as u32 * 10 + 10 };
+        Order {
+            members: (0..nodes).collect(),
+            units: (0..u64::from(nodes / 10)).map(unit).collect(),
+            path_hashes: (0..u64::from(nodes)).map(mix).collect(),
+        }
+    }
+
     /// The units of all nodes with a weight. From `alone_from` on, a node is a unit of its own.
     pub(super) fn units(&self, weight: &dyn Fn(u32) -> u64, alone_from: u64) -> Vec<Unit> {
         let mut units = Vec::new();
@@ -199,11 +225,6 @@ impl Order {
 }
 
 impl Facts {
-    /// Number of nodes.
-    pub(super) fn len(&self) -> usize {
-        self.node_blocks.len()
-    }
-
     /// Blocks of directory, link target and attributes of a node, in this order.
     pub(super) fn node_blocks(&self, node: u32) -> u64 {
         u64::from(self.node_blocks[node as usize])

@@ -102,7 +102,8 @@ fn tight_outline(need: &Need, disk_blocks: u64) -> Option<Outline> {
 }
 
 fn suffices(outline: &Outline, inodes: u64, blocks: u64) -> bool {
-    (inodes..=u64::from(u32::MAX)).contains(&outline.inodes()) && outline.usable_blocks() >= blocks
+    (inodes..=u64::from(u32::MAX)).contains(&outline.inodes())
+        && outline.usable_blocks() >= blocks + outline.interruptions()
 }
 
 fn too_small(need: &Need, size_bytes: u64) -> Error {

@@ -1,8 +1,12 @@
 //! Sizes of disks: given ones, default ones, impossible ones.
 
 use super::examples::{add_directory, add_file, empty, write_metadata};
+use proptest::prelude::*;
 use silt_ext4::{EntryId, Hierarchy, Layout, LayoutOptions};
-use silt_testkit::ext4_image::{UUID, e2fsck, write_image};
+use silt_testkit::{
+    ext4_image::{UUID, e2fsck, write_image},
+    hierarchy::declared_hierarchy,
+};
 use silt_types::ErrorKind;
 
 const MIB: u64 = 1 << 20;
@@ -49,31 +53,37 @@ fn images_of_every_size_are_clean_and_exactly_that_long() {
 }
 
 #[test]
-fn a_disk_filled_to_the_last_block_is_clean() {
+fn a_full_disk_is_clean() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("image");
     for size in [MIB, 8 * MIB, 40 * MIB, 300 * MIB] {
         let mut hierarchy = small_tree();
-        let free = |hierarchy: &Hierarchy| {
-            let options = LayoutOptions { uuid: UUID, size_bytes: Some(size) };
-            Layout::plan(hierarchy, &options).unwrap().summary().blocks_free
-        };
-        // Files of odd lengths use up the gaps; the last one takes what is left.
-        let mut n = 0;
-        while free(&hierarchy) > 200 {
-            let blocks = (free(&hierarchy) / 3).max(5);
+        let mut blocks = size / 4096;
+        // Files of odd lengths, each the largest that still fits.
+        for n in 0.. {
+            let fits = |blocks: u64| {
+                let mut fuller = small_tree();
+                for (earlier, entry) in hierarchy.children(EntryId::ROOT).iter().enumerate() {
+                    let size = hierarchy.size_bytes(entry.entry);
+                    add_file(&mut fuller, EntryId::ROOT, &format!("earlier{earlier}"), size);
+                }
+                add_file(&mut fuller, EntryId::ROOT, "one more", blocks * 4096);
+                let options = LayoutOptions { uuid: UUID, size_bytes: Some(size) };
+                Layout::plan(&fuller, &options).is_ok()
+            };
+            while blocks > 0 && !fits(blocks) {
+                blocks -= blocks.div_ceil(7);
+            }
+            if blocks == 0 {
+                break;
+            }
             add_file(&mut hierarchy, EntryId::ROOT, &format!("filler{n}"), blocks * 4096);
-            n += 1;
         }
-        // Fragments may need a block or more of extent tree.
-        let rest = (free(&hierarchy) - 8) * 4096;
-        add_file(&mut hierarchy, EntryId::ROOT, "last", rest);
         let layout = write_image(&hierarchy, Some(size), &path).unwrap();
-        assert!(layout.summary().blocks_free <= 8);
+        assert!(layout.summary().blocks_free <= 16, "{:?}", layout.summary());
         e2fsck(&path).unwrap();
         add_file(&mut hierarchy, EntryId::ROOT, "too much", size / 2);
-        let error = write_image(&hierarchy, Some(size), &path).map(drop).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+        assert_eq!(plan_error(&hierarchy, Some(size)).kind(), ErrorKind::NoSpace);
     }
 }
 
@@ -83,13 +93,10 @@ fn what_is_named_as_enough_is_enough() {
     for n in 0..3000 {
         add_file(&mut hierarchy, EntryId::ROOT, &format!("{n}"), 5000);
     }
-    let error = plan_error(&hierarchy, Some(10 * MIB));
-    assert_eq!(error.kind(), ErrorKind::NoSpace);
-    let message = error.to_string();
-    let bytes = message.rsplit_once('(').unwrap().1.split(' ').next().unwrap();
+    let enough = smallest_size(&hierarchy);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("image");
-    write_image(&hierarchy, Some(bytes.parse().unwrap()), &path).unwrap();
+    write_image(&hierarchy, Some(enough), &path).unwrap();
     e2fsck(&path).unwrap();
 }
 
@@ -121,4 +128,46 @@ fn the_default_size_leaves_room_and_stays_under_small_changes() {
 
 fn plan_error(hierarchy: &Hierarchy, size_bytes: Option<u64>) -> silt_types::Error {
     Layout::plan(hierarchy, &LayoutOptions { uuid: UUID, size_bytes }).map(drop).unwrap_err()
+}
+
+/// The size that the error about a disk of 1 MiB names as enough, or 1 MiB.
+fn smallest_size(hierarchy: &Hierarchy) -> u64 {
+    let options = LayoutOptions { uuid: UUID, size_bytes: Some(MIB) };
+    let Err(error) = Layout::plan(hierarchy, &options) else {
+        return MIB;
+    };
+    assert_eq!(error.kind(), ErrorKind::NoSpace);
+    let message = error.to_string();
+    message.rsplit_once('(').unwrap().1.split(' ').next().unwrap().parse().unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn images_of_any_size_are_clean(doublings in 0u32..16, more in 0u64..1 << 36, files in 0u64..3000) {
+        let size = (MIB << doublings) + more % (MIB << doublings);
+        let mut hierarchy = empty();
+        for n in 0..files {
+            add_file(&mut hierarchy, EntryId::ROOT, &n.to_string(), n % 9000);
+        }
+        let size = size.max(smallest_size(&hierarchy));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("image");
+        write_metadata(&hierarchy, Some(size), &path);
+        e2fsck(&path).unwrap();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn odd_hierarchies_on_the_smallest_disks_are_clean(declared in declared_hierarchy(200)) {
+        let hierarchy = declared.build().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("image");
+        write_image(&hierarchy, Some(smallest_size(&hierarchy)), &path).unwrap();
+        e2fsck(&path).unwrap();
+    }
 }
