@@ -2,9 +2,13 @@
 
 use crate::engine::Engine;
 use silt_store::{ChunkKind, Named, VolumeRecord};
-use silt_types::{BLOCK_SIZE_BYTES, DiskId, Name, Result, TreeId};
-use silt_volume::{DiskMap, VolumeLock};
-use std::sync::Arc;
+use silt_types::{BLOCK_SIZE_BYTES, DiskId, ErrorKind, Name, Result, TreeId};
+use silt_volume::{DiskMap, Volume, VolumeLock};
+use std::{sync::Arc, time::Duration};
+
+/// How long a served volume may seem damaged before it is: an append lasts as long as an fsync at most.
+const MOMENT: Duration = Duration::from_millis(20);
+const MOMENTS_MAX: u32 = 50;
 
 /// Who serves a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,7 +112,7 @@ impl Engine {
 
     fn volume_info(&self, volume: VolumeRecord, map_bytes: u64) -> Result<NameInfo> {
         let served_by = self.served_by(&volume)?;
-        let disk = self.read_only_volume(&volume)?;
+        let disk = self.volume_at_rest(&volume, served_by.is_some())?;
         let (blocks_modified, delta_bytes_allocated) =
             (disk.blocks_modified(), disk.delta_bytes_allocated()?);
         let is_base = blocks_modified == 0
@@ -129,6 +133,20 @@ impl Engine {
             created_ns: volume.created_ns,
             served_by,
         })
+    }
+
+    /// The record of a delta that is being written may be met in the middle of an append, and look damaged; a moment
+    /// later it does not.
+    fn volume_at_rest(&self, volume: &VolumeRecord, is_served: bool) -> Result<Volume> {
+        for _ in 0..MOMENTS_MAX {
+            match self.read_only_volume(volume) {
+                Err(error) if is_served && error.kind() == ErrorKind::Corrupt => {
+                    std::thread::sleep(MOMENT);
+                }
+                other => return other,
+            }
+        }
+        self.read_only_volume(volume)
     }
 
     pub(crate) fn served_by(&self, volume: &VolumeRecord) -> Result<Option<ServedBy>> {
