@@ -2,6 +2,7 @@
 # Tests a guest on a clone, over NBD, with the silt binary given:
 #   1. it reads and writes, syncs, trims and powers off; the export is clean and holds what it wrote;
 #   2. server and guest are killed between two syncs; after a new serve and boot all that was synced is there.
+#   3. the file system of an image grows in a guest that has it mounted, by a factor of a hundred.
 # Quiet when all is well but for a line for each step. About half a minute once the Debian tree is there. Root is
 # needed, or sudo without a password, to make and to read the tree; without either it says so and tests nothing.
 #
@@ -119,3 +120,19 @@ stop_server
 silt export crashes "$work/crashes.raw"
 e2fsck -fn "$work/crashes.raw"
 silt verify
+
+step "a file system of silt's grows while it is mounted"
+silt export debian "$work/grows.raw"
+before=$(stat -c %s "$work/grows.raw")
+truncate -s 40G "$work/grows.raw"
+cat >"$work/commands" <<'GUEST'
+set -e
+resize2fs /dev/vda
+dd if=/dev/urandom of=/root/after bs=1M count=4 conv=fsync status=none
+df -k / | tail -n 1
+GUEST
+e2e/boot.sh --limit 60 --commands "$work/commands" \
+    -drive "file=$work/grows.raw,format=raw,if=none,id=d0" -device virtio-blk-pci,drive=d0
+e2fsck -fn "$work/grows.raw"
+blocks=$(dumpe2fs -h "$work/grows.raw" 2>/dev/null | sed -n 's/^Block count: *//p')
+[ "$((blocks * 4096))" -gt "$((before * 10))" ] || fail "the file system did not grow: $blocks blocks"
