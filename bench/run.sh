@@ -1,6 +1,6 @@
 #!/bin/sh
 # Siltstone beside its peers. Usage: bench/run.sh [SECTION]...
-# Sections: build compression dedup smallfiles export clone nbd all (default all).
+# Sections: build compression codecs dedup smallfiles export clone nbd all (default all).
 # Installs the peers if they are missing, builds both programs, prints a table per section.
 # SILT=PROGRAM measures another silt; SILT_BENCH_RUNS=N takes medians of N (default 5);
 # SILT_BENCH_DIR=DIR holds inputs and scratch files (default target/bench; about 8 GB).

@@ -64,21 +64,12 @@ pub fn compression_levels(bench: &Bench) -> Result<Vec<Table>> {
         for ((level, runs), size) in LEVELS.iter().zip(&mut runs).zip(&mut sizes) {
             remove(&store)?;
             settle()?;
-            match timed(&build(bench, &store, &tree, Some(level)), None) {
-                Ok(took) => runs.push(took),
-                Err(error) => {
-                    eprintln!("compression {level}: {error}");
-                    continue;
-                }
-            }
+            runs.push(timed(&build(bench, &store, &tree, Some(level)), None)?);
             *size = disk_usage(&store)?;
         }
     }
     let mut table = Table::new("Build of Debian tree 2 by compression, medians of three in turn");
     for ((level, runs), size) in LEVELS.iter().zip(runs).zip(sizes) {
-        if runs.is_empty() {
-            continue;
-        }
         let took = median_run(runs);
         table.alone(&format!("{level}: wall"), took.seconds, "s", "");
         table.alone("  processor", took.processor, "s", "");

@@ -8,6 +8,7 @@
 
 mod build;
 mod clone;
+mod codecs;
 mod dedup;
 mod export;
 mod nbd;
@@ -26,9 +27,10 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 /// A section measures and returns its tables.
 type Section = fn(&Bench) -> Result<Vec<table::Table>>;
 
-const SECTIONS: [(&str, Section); 7] = [
+const SECTIONS: [(&str, Section); 8] = [
     ("build", build::against_mke2fs),
     ("compression", build::compression_levels),
+    ("codecs", codecs::run),
     ("dedup", dedup::run),
     ("smallfiles", smallfiles::run),
     ("export", export::run),
@@ -68,11 +70,28 @@ impl Bench {
     }
 }
 
+/// What the figures were taken on; others' load is why a ratio may be off.
+fn machine() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let information = read("/proc/cpuinfo");
+    let model = information.lines().find_map(|line| line.strip_prefix("model name\t: "));
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let load: Vec<String> = read("/proc/loadavg").split(' ').take(3).map(str::to_owned).collect();
+    let kernel = read("/proc/sys/kernel/osrelease");
+    format!(
+        "{cores} cores ({}), Linux {}, load before: {}",
+        model.unwrap_or("unknown"),
+        kernel.trim(),
+        load.join(" ")
+    )
+}
+
 fn main() -> ExitCode {
     let mut wanted: Vec<String> = std::env::args().skip(1).collect();
     if wanted.is_empty() || wanted.iter().any(|name| name == "all") {
         wanted = SECTIONS.iter().map(|(name, _)| (*name).to_owned()).collect();
     }
+    println!("{}", machine());
     let mut failed = false;
     for name in &wanted {
         let Some((_, section)) = SECTIONS.iter().find(|(known, _)| known == name) else {

@@ -20,21 +20,22 @@ pub struct Distinct {
 }
 
 impl Distinct {
-    /// Adds every regular file below `folder`, in 64 KiB steps from each file's start.
-    pub fn add(&mut self, folder: &Path) -> Result<()> {
+    /// Adds every regular file below `folder`, in 64 KiB steps from each file's start; `new` sees each step
+    /// that was not there before.
+    pub fn add(&mut self, folder: &Path, new: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         for entry in std::fs::read_dir(folder)? {
             let path = entry?.path();
             let kind = std::fs::symlink_metadata(&path)?.file_type();
             if kind.is_dir() {
-                self.add(&path)?;
+                self.add(&path, new)?;
             } else if kind.is_file() {
-                self.add_file(&path)?;
+                self.add_file(&path, new)?;
             }
         }
         Ok(())
     }
 
-    fn add_file(&mut self, path: &Path) -> Result<()> {
+    fn add_file(&mut self, path: &Path, new: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let mut file = std::fs::File::open(path)?;
         let mut step = Vec::with_capacity(STEP_BYTES);
         loop {
@@ -46,6 +47,7 @@ impl Distinct {
             let zero = step.iter().all(|byte| *byte == 0);
             if !zero && self.seen.insert(*blake3::hash(&step).as_bytes()) {
                 self.bytes += step.len() as u64;
+                new(&step)?;
             }
         }
     }

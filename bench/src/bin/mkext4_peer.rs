@@ -22,9 +22,10 @@ fn main() -> Result<()> {
     let start = Instant::now();
     let lap = || start.elapsed().as_secs_f64();
 
-    let mut options =
-        Options::new(size.parse::<u64>()? & !4095, *b"silt-bench-mkext", 1_700_000_000);
-    options.label = None;
+    let size = size.parse::<u64>()? & !4095;
+    let mut options = Options::new(size, *b"silt-bench-mkext", 1_700_000_000);
+    // Its own rule gives a disk of small files too few inodes.
+    options.inodes = InodeCount::Exact((size / 8192).try_into()?);
     let mut builder = FsBuilder::new(options)?;
     let mut contents = Vec::new();
     declare(&mut builder, ROOT, Path::new(source), &mut contents)?;
