@@ -243,15 +243,19 @@ pub(crate) fn find(connection: &Connection, name: &Name) -> Result<Option<Named>
     let sql = |error| sql_error("cannot look a name up", error);
     let damaged = || Error::corrupt(format!("the catalog row of {name} is damaged"));
     let mut image = connection.prepare_cached("SELECT * FROM image WHERE name = ?").map_err(sql)?;
-    if let Some(found) =
-        image.query_row([name.as_str()], ImageRecord::read).optional().map_err(sql)?
+    if let Some(found) = image
+        .query_row([name.as_str()], |row| Ok(whole(ImageRecord::read(row))))
+        .optional()
+        .map_err(sql)?
     {
         return found.map(|record| Some(Named::Image(record))).ok_or_else(damaged);
     }
     let mut volume =
         connection.prepare_cached("SELECT * FROM volume WHERE name = ?").map_err(sql)?;
-    if let Some(found) =
-        volume.query_row([name.as_str()], VolumeRecord::read).optional().map_err(sql)?
+    if let Some(found) = volume
+        .query_row([name.as_str()], |row| Ok(whole(VolumeRecord::read(row))))
+        .optional()
+        .map_err(sql)?
     {
         return found.map(|record| Some(Named::Volume(record))).ok_or_else(damaged);
     }
@@ -275,6 +279,11 @@ pub(crate) fn list(connection: &Connection) -> Result<(Vec<ImageRecord>, Vec<Vol
     Ok((images, volumes))
 }
 
+/// A row that was read; `None` if it is damaged, be it that a column has another type than it should.
+fn whole<T>(read: rusqlite::Result<Option<T>>) -> Option<T> {
+    read.ok().flatten()
+}
+
 fn read_all<T>(
     connection: &Connection,
     table: &str,
@@ -283,10 +292,11 @@ fn read_all<T>(
     let sql = |error| sql_error("cannot list the catalog", error);
     let mut statement =
         connection.prepare_cached(&format!("SELECT * FROM {table} ORDER BY name")).map_err(sql)?;
-    let rows =
-        statement.query_map([], |row| Ok((row.get::<_, String>(0)?, read(row)?))).map_err(sql)?;
+    let rows = statement
+        .query_map([], |row| Ok((row.get(0).unwrap_or_default(), whole(read(row)))))
+        .map_err(sql)?;
     rows.map(|row| {
-        let (name, record) = row.map_err(sql)?;
+        let (name, record): (String, _) = row.map_err(sql)?;
         record.ok_or_else(|| {
             Error::corrupt(format!("the catalog row of {table} {name:?} is damaged"))
         })

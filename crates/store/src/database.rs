@@ -5,6 +5,7 @@
 //! transactions and errors only.
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use rustix::fs::Access;
 use silt_sys::durability;
 use silt_types::{Context as _, Error, ErrorKind, Result};
 use std::{
@@ -24,7 +25,7 @@ const READER_CACHE_KIB: i64 = 8 << 10;
 
 /// `SILT` in the header of the database file.
 const APPLICATION_ID: i64 = 0x5349_4c54;
-/// Version of the tables below.
+/// Version of the tables below. A new one takes a new version of the store, too.
 const SCHEMA_VERSION: i64 = 1;
 
 const SCHEMA: &str = "
@@ -67,11 +68,14 @@ impl Database {
             tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
             tx.commit()
         };
-        make().map_err(|error| sql_error("cannot make the database", error))
+        make().map_err(|error| database.error("cannot make the database", error))
     }
 
-    /// The database at `path`, which exists. `Corrupt` or `Unsupported` if it is none of ours.
+    /// The database at `path`, which exists. `Corrupt` if it is none of ours.
     pub(crate) fn open(path: &Path) -> Result<Database> {
+        if std::fs::symlink_metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+            return Err(Error::corrupt(format!("{} is missing", path.display())));
+        }
         let database = Database::new(path);
         let (application, version) = database.read("cannot open the database", |connection| {
             let pragma =
@@ -84,14 +88,40 @@ impl Database {
                 path.display()
             )));
         }
+        // What this build can read, the store file says, with a checksum; by that the version here is known.
         if version != SCHEMA_VERSION {
-            let message = format!(
-                "the database has schema version {version}, this build knows {SCHEMA_VERSION}"
-            );
-            return Err(Error::new(ErrorKind::Unsupported, message));
+            let path = path.display();
+            return Err(Error::corrupt(format!("{path} says version {version} of its tables")));
         }
+        database.check_schema()?;
         database.sync_log()?;
         Ok(database)
+    }
+
+    /// Refuses a damaged definition of a table, by which rows would be written that nobody finds.
+    fn check_schema(&self) -> Result<()> {
+        let damaged = |what: &str| {
+            Error::corrupt(format!("the {what} of {} is damaged", self.path.display()))
+        };
+        let (found, is_read_only) =
+            self.read("cannot read the schema of the database", |connection| {
+                let mut statement =
+                    connection.prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL")?;
+                let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
+                Ok((rows.collect::<rusqlite::Result<Vec<_>>>()?, connection.is_readonly("main")?))
+            })?;
+        // A version of the file that SQLite does not know, too, makes it read-only.
+        if is_read_only && rustix::fs::access(&self.path, Access::WRITE_OK).is_ok() {
+            return Err(damaged("header"));
+        }
+        let wanted = SCHEMA.split(';').map(|table| table.trim().replace("IF NOT EXISTS ", ""));
+        if wanted.filter(|table| !table.is_empty()).eq(found) {
+            return Ok(());
+        }
+        Err(Error::corrupt(format!(
+            "the schema of the database {} is damaged",
+            self.path.display()
+        )))
     }
 
     /// Makes durable what can be seen. A process that was killed inside a commit may have left it in the log, where the
@@ -128,11 +158,24 @@ impl Database {
             Some(connection) => connection,
             None => self
                 .connect(READER_CACHE_KIB, OpenFlags::empty())
-                .map_err(|error| sql_error(doing, error))?,
+                .map_err(|error| self.error(doing, error))?,
         };
-        let result = f(&connection).map_err(|error| sql_error(doing, error));
+        let result = f(&connection).map_err(|error| self.error(doing, error));
         lock(&self.readers).push(connection);
         result
+    }
+
+    /// As [`Database::read`], but all that is read is of one moment, whatever others write. To be kept short, as the log
+    /// cannot be emptied meanwhile.
+    pub(crate) fn read_at_once<T>(
+        &self,
+        doing: &str,
+        f: impl FnOnce(&Connection) -> Result<T>,
+    ) -> Result<T> {
+        self.read(doing, |connection| {
+            let moment = connection.unchecked_transaction()?;
+            Ok(f(&moment))
+        })?
     }
 
     /// Writes in one transaction, durable when this returns. Waits for other writers; keep it short.
@@ -141,7 +184,7 @@ impl Database {
         doing: &str,
         f: impl FnOnce(&Transaction<'_>) -> Result<T>,
     ) -> Result<T> {
-        let failed = |error| sql_error(doing, error);
+        let failed = |error| self.error(doing, error);
         let mut writer = lock(&self.writer);
         let connection = match writer.take() {
             Some(connection) => connection,
@@ -156,6 +199,24 @@ impl Database {
         })();
         *writer = Some(connection);
         result
+    }
+
+    /// As [`sql_error`]. SQLite does not say why it could not make its log, so whether anything can be made is tried.
+    fn error(&self, doing: &str, error: rusqlite::Error) -> Error {
+        let error = sql_error(doing, error);
+        if error.kind() != ErrorKind::Io {
+            return error;
+        }
+        let mut passing = self.path.clone().into_os_string();
+        passing.push(format!("-{}.tmp", std::process::id()));
+        let made = durability::create_file(passing.as_ref());
+        let _ = std::fs::remove_file(&passing);
+        match made {
+            Err(why) if why.kind() == ErrorKind::NoSpace => {
+                Error::with_source(why.kind(), doing, error)
+            }
+            _ => error,
+        }
     }
 
     fn connect(&self, cache_kib: i64, extra: OpenFlags) -> rusqlite::Result<Connection> {
@@ -178,7 +239,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) fn sql_error(doing: &str, error: rusqlite::Error) -> Error {
     use rusqlite::ffi::ErrorCode;
     let kind = match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ErrorKind::Corrupt,
+        // The statements never change, so one that SQLite cannot make sense of was given a damaged schema.
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown) => {
+            ErrorKind::Corrupt
+        }
         Some(ErrorCode::DiskFull) => ErrorKind::NoSpace,
         // SQLite calls a full disk by that name only where it writes, not where it makes, grows or syncs a file.
         Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) => {
@@ -189,5 +253,10 @@ pub(crate) fn sql_error(doing: &str, error: rusqlite::Error) -> Error {
         // A column of another type or size than the schema says: only damage does that.
         None => ErrorKind::Corrupt,
     };
-    Error::with_source(kind, doing, error)
+    match kind {
+        ErrorKind::Corrupt => {
+            Error::with_source(kind, format!("{doing}: the database is damaged"), error)
+        }
+        _ => Error::with_source(kind, doing, error),
+    }
 }
