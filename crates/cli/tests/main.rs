@@ -5,6 +5,7 @@
 
 mod commands;
 mod determinism;
+mod durability;
 mod exporting;
 mod fidelity;
 mod serving;

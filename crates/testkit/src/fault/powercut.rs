@@ -91,6 +91,13 @@ impl Recording {
         &self.ops
     }
 
+    /// The recording of a scenario that never did what `is_forgotten` says, such as a certain fsync: to see that a test
+    /// notices. Only for operations that no later one needs.
+    pub fn without(&self, mut is_forgotten: impl FnMut(&Op) -> bool) -> Recording {
+        let ops = self.ops.iter().filter(|op| !is_forgotten(op)).cloned().collect();
+        Recording::new(self.base.clone(), ops)
+    }
+
     /// Different states that a power cut may leave: for every moment all unpromised changes kept, and all lost;
     /// with at most half of what the limit leaves, each of the latest changes alone kept or lost; then mixtures
     /// until the limit is reached or hardly any is new. Two states are the same where the folder is and as many

@@ -1,0 +1,110 @@
+//! What a store holds, as far as two states of it are compared: every name with its ids and its bytes.
+
+use super::stage::scratch;
+use silt_engine::{Engine, Listen, Serving, StopSignal};
+use silt_types::{ErrorKind, Name, NoProgress, Result};
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    path::Path,
+};
+
+/// Decoded chunks kept while looking: more than any disk here has.
+const CACHE_SIZE_BYTES: u64 = 8 << 20;
+
+/// One name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fact {
+    kind: &'static str,
+    disk_id: Option<String>,
+    size_bytes: u64,
+    bytes: u64,
+}
+
+/// Every name.
+pub(crate) type Facts = BTreeMap<String, Fact>;
+
+/// A store that was looked at.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Look {
+    pub(crate) facts: Facts,
+    /// What each name exports.
+    pub(crate) disks: BTreeMap<String, Vec<u8>>,
+}
+
+impl Look {
+    /// The facts of every name but one.
+    pub(crate) fn without(&self, name: &str) -> Facts {
+        let mut facts = self.facts.clone();
+        facts.remove(name);
+        facts
+    }
+}
+
+/// Reads all that a store holds. Nothing, where there is no store.
+pub(crate) fn look(store: &Path) -> Result<Look> {
+    let engine = match Engine::open(store, CACHE_SIZE_BYTES) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Look::default()),
+        other => other?,
+    };
+    let (images, volumes) = engine.list()?;
+    let names = images.iter().map(|image| &image.name).chain(volumes.iter().map(|v| &v.name));
+    let mut look = Look::default();
+    for name in names {
+        let (fact, bytes) = fact(&engine, name)?;
+        look.facts.insert(name.to_string(), fact);
+        look.disks.insert(name.to_string(), bytes);
+    }
+    Ok(look)
+}
+
+fn fact(engine: &Engine, name: &Name) -> Result<(Fact, Vec<u8>)> {
+    let info = engine.info(name)?;
+    let bytes = export(engine, name)?;
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    let fact = Fact {
+        kind: info.kind,
+        disk_id: info.disk_id.map(|id| id.to_string()),
+        size_bytes: info.size_bytes,
+        bytes: hasher.finish(),
+    };
+    Ok((fact, bytes))
+}
+
+/// The bytes of a disk.
+pub(crate) fn export(engine: &Engine, name: &Name) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    engine.export_stream(name, &mut bytes, &NoProgress)?;
+    Ok(bytes)
+}
+
+/// What a verification complains of; empty where it is content, and where there is no store.
+pub(crate) fn complaints(store: &Path) -> Vec<String> {
+    let engine = match Engine::open(store, CACHE_SIZE_BYTES) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Vec::new(),
+        other => other,
+    };
+    match engine.and_then(|engine| engine.verify(&NoProgress)) {
+        Ok(report) => report.damages.iter().map(|damage| damage.what.clone()).collect(),
+        Err(error) => vec![format!("{error:?}")],
+    }
+}
+
+/// Looks at a store that must be in order.
+pub(crate) fn look_at_sound(store: &Path) -> Result<Look, String> {
+    let look = look(store).map_err(|error| format!("cannot be read: {error:?}"))?;
+    match complaints(store) {
+        none if none.is_empty() => Ok(look),
+        some => Err(format!("verification finds {some:?}")),
+    }
+}
+
+/// Opens a volume for writing, as a server does, and closes it again: a crash must leave nothing that hinders.
+pub(crate) fn reopen(store: &Path, name: &str) -> Result<()> {
+    let place = scratch();
+    let stop = StopSignal::new()?;
+    let listen = Listen::Unix(place.path().join("s"));
+    let serving = Serving { name: name.parse()?, listen, read_only: false };
+    Engine::open(store, CACHE_SIZE_BYTES)?.serve(&serving, &stop, |_| stop.trigger())
+}

@@ -1,0 +1,172 @@
+//! Power cuts in the middle of commands: what was answered is there, what was not is there whole or not at all.
+
+use super::{
+    facts::{Facts, look_at_sound},
+    scenes::Props,
+    stage::{Stage, copy_folder, scratch, silt, silt_ok},
+};
+use silt_testkit::fault::{FileId, Limits, Model, Op, PowerState, Recording};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
+
+/// States looked at of each recording, in each model.
+const STATES: usize = 160;
+/// Enough to meet a forgotten fsync.
+const STATES_PLANTED: usize = 60;
+
+/// Looks at states of a recording. Answers how many, and the complaints.
+pub(crate) fn every_state(
+    recording: &Recording,
+    states: usize,
+    judge: impl Fn(&PowerState<'_>, &Path) -> Result<(), String>,
+) -> (usize, Vec<String>) {
+    let (place, mut count, mut complaints) = (scratch(), 0, Vec::new());
+    for model in [Model::Posix, Model::Ext4] {
+        for state in recording.states(model, &Limits { states, seed: 11 }) {
+            count += 1;
+            let folder = place.path().join(count.to_string());
+            state.materialize(&folder).unwrap();
+            if let Err(complaint) = judge(&state, &folder.join("store")) {
+                let marks: Vec<_> = state.marks().collect();
+                let (cut, story) = (state.cut(), state.story(25));
+                complaints.push(format!("{cut} after {marks:?}: {complaint}\n{story}"));
+            }
+            std::fs::remove_dir_all(&folder).unwrap();
+        }
+    }
+    (count, complaints)
+}
+
+/// Commands under a recording, with a mark at each answer, and the facts before and after each.
+struct Play {
+    recording: Recording,
+    facts: Vec<Facts>,
+}
+
+impl Play {
+    fn new(props: &Props, store: PathBuf, commands: &[&str]) -> Option<Play> {
+        let (stage, place) = (Stage::over(&store)?, scratch());
+        let copy = place.path().join("store");
+        if store.exists() {
+            copy_folder(&store, &copy);
+        }
+        let mut facts = vec![look_at_sound(&copy).unwrap().facts];
+        stage.layer.start_recording().unwrap();
+        for command in commands {
+            let words = props.words(command);
+            let words: Vec<_> = words.iter().map(String::as_str).collect();
+            silt_ok(&copy, &words);
+            facts.push(look_at_sound(&copy).unwrap().facts);
+            let answer = silt(&stage.store(), &words);
+            assert_eq!(answer.code(), 0, "{command}: {}", answer.stderr);
+            stage.layer.mark(command);
+        }
+        Some(Play { recording: stage.layer.take_recording().unwrap(), facts })
+    }
+
+    /// The state is the last one that was answered, or the next.
+    fn judge(&self, state: &PowerState<'_>, store: &Path) -> Result<(), String> {
+        let answered = state.marks().count();
+        let left = look_at_sound(store)?.facts;
+        let next = self.facts.get(answered + 1);
+        if left == self.facts[answered] || Some(&left) == next {
+            Ok(())
+        } else {
+            Err(format!("{answered} commands were answered, but there is {left:#?}"))
+        }
+    }
+
+    fn survives_every_cut(&self) {
+        let judge = |state: &PowerState<'_>, store: &Path| self.judge(state, store);
+        let (count, complaints) = every_state(&self.recording, STATES, judge);
+        println!("{count} states of {} operations", self.recording.ops().len());
+        assert!(count > STATES, "{count}");
+        let (bad, text) = (complaints.len(), complaints.join("\n"));
+        assert!(complaints.is_empty(), "{bad} of {count}:\n{text}");
+    }
+}
+
+const BUILDS: [&str; 5] = [
+    "build one base --size 1M",
+    "clone base vm",
+    "build two base --size 1M --replace",
+    "build one other --size 1M",
+    "rm other",
+];
+
+#[test]
+fn fuse_power_cuts_lose_no_answered_build_clone_or_removal() {
+    let props = Props::new();
+    let Some(play) = Play::new(&props, props.nothing(), &BUILDS) else { return };
+    play.survives_every_cut();
+}
+
+#[test]
+fn fuse_power_cuts_while_a_store_is_made_leave_a_store_or_none() {
+    let props = Props::new();
+    let Some(play) = Play::new(&props, props.nothing(), &BUILDS[..1]) else { return };
+    play.survives_every_cut();
+}
+
+#[test]
+fn fuse_power_cuts_lose_no_answered_clone_of_a_written_volume() {
+    let props = Props::new();
+    let commands = ["clone used copy", "rm used", "clone child second", "rm parent", "rm child"];
+    let Some(play) = Play::new(&props, props.store(), &commands) else { return };
+    play.survives_every_cut();
+}
+
+/// The files that were made under a name that `is_one` says.
+pub(crate) fn files_named(recording: &Recording, is_one: impl Fn(&str) -> bool) -> HashSet<FileId> {
+    let made = recording.ops().iter().filter_map(|op| match op {
+        Op::Create { at, file, .. } if is_one(&at.name.to_string_lossy()) => Some(*file),
+        _ => None,
+    });
+    made.collect()
+}
+
+/// The recording of a program that forgot to sync these files.
+pub(crate) fn without_syncs_of(recording: &Recording, files: &HashSet<FileId>) -> Recording {
+    recording.without(|op| matches!(op, Op::Fsync { file, .. } if files.contains(file)))
+}
+
+#[test]
+fn fuse_a_build_that_forgets_to_sync_its_pack_is_caught() {
+    let props = Props::new();
+    let Some(play) = Play::new(&props, props.nothing(), &BUILDS[..2]) else { return };
+    let packs = files_named(&play.recording, |name| name.ends_with(".tmp") && name.len() == 69);
+    assert_eq!(packs.len(), 1, "one build, one pack");
+    let planted = Play { recording: without_syncs_of(&play.recording, &packs), facts: play.facts };
+    let judge = |state: &PowerState<'_>, store: &Path| planted.judge(state, store);
+    let (count, complaints) = every_state(&planted.recording, STATES_PLANTED, judge);
+    println!("{} of {count} states complain", complaints.len());
+    assert!(!complaints.is_empty());
+}
+
+#[test]
+fn fuse_a_store_that_forgets_to_sync_its_names_is_caught() {
+    let props = Props::new();
+    let Some(play) = Play::new(&props, props.nothing(), &BUILDS[..1]) else { return };
+    let is_folder = |op: &Op| matches!(op, Op::FsyncDir { .. });
+    let planted = Play { recording: play.recording.without(is_folder), facts: play.facts };
+    let judge = |state: &PowerState<'_>, store: &Path| planted.judge(state, store);
+    let (count, complaints) = every_state(&planted.recording, STATES_PLANTED, judge);
+    println!("{} of {count} states complain", complaints.len());
+    assert!(!complaints.is_empty());
+}
+
+#[test]
+fn fuse_a_catalog_that_forgets_to_sync_its_log_is_caught() {
+    let props = Props::new();
+    let commands = ["clone base new", "rm used"];
+    let Some(play) = Play::new(&props, props.store(), &commands) else { return };
+    let logs = files_named(&play.recording, |name| name == "catalog.db-wal");
+    assert!(!logs.is_empty());
+    let planted = Play { recording: without_syncs_of(&play.recording, &logs), facts: play.facts };
+    let judge = |state: &PowerState<'_>, store: &Path| planted.judge(state, store);
+    let (count, complaints) = every_state(&planted.recording, STATES_PLANTED, judge);
+    println!("{} of {count} states complain", complaints.len());
+    assert!(!complaints.is_empty());
+}

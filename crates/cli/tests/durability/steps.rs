@@ -1,0 +1,185 @@
+//! Commands stopped, refused and starved at each step: what is left is the old state or the whole new one.
+
+use super::{
+    facts::{Facts, look, look_at_sound},
+    scenes::Props,
+    stage::{Answer, Stage, copy_folder, scratch, silt},
+};
+use silt_testkit::fault::{Errno, Later, OpClass, Plan};
+use std::path::{Path, PathBuf};
+
+/// Steps looked at one by one at the end of a command, where its commit is.
+const LAST_STEPS: u64 = 60;
+/// Steps spread over what comes before.
+const SPREAD_STEPS: u64 = 20;
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// One operation answers EIO.
+    Refused,
+    /// One operation and all later ones answer ENOSPC.
+    Full,
+    /// Nothing reaches the disk any more.
+    Stopped,
+}
+
+impl Fault {
+    fn at(self, op: u64) -> Plan {
+        let class = OpClass::Any;
+        match self {
+            Fault::Refused => Plan::FailAt { class, op, errno: Errno::IO, later: Later::Work },
+            Fault::Full => Plan::FailAt { class, op, errno: Errno::NOSPC, later: Later::Fail },
+            Fault::Stopped => Plan::CrashAt { class, op },
+        }
+    }
+
+    /// Whether a command may end like this. A stopped machine says nothing, so there anything but success is well.
+    fn excuses(self, answer: &Answer) -> bool {
+        match self {
+            Fault::Refused => answer.code() == 10,
+            Fault::Full => answer.code() == 8,
+            Fault::Stopped => answer.code() != 0,
+        }
+    }
+}
+
+/// One command on one store, and the two states it may leave.
+struct Scene {
+    command: String,
+    words: Vec<String>,
+    store: PathBuf,
+    old: Facts,
+    new: Facts,
+    /// How the command ends when it is run once more after it succeeded.
+    repeated: i32,
+}
+
+impl Scene {
+    fn new(props: &Props, store: PathBuf, command: &str, repeated: i32) -> Scene {
+        let (words, place) = (props.words(command), scratch());
+        let copy = place.path().join("store");
+        if store.exists() {
+            copy_folder(&store, &copy);
+        }
+        let old = look(&copy).unwrap().facts;
+        let answer = run(&copy, &words);
+        assert_eq!(answer.code(), 0, "{command}: {}", answer.stderr);
+        let new = look_at_sound(&copy).unwrap().facts;
+        assert_ne!(old, new, "{command}");
+        Scene { command: command.to_owned(), words, store, old, new, repeated }
+    }
+
+    /// What is wrong with what the command left, if anything.
+    fn judge(&self, store: &Path, answer: &Answer, excused: bool) -> Result<(), String> {
+        let left = look_at_sound(store)?.facts;
+        if left != self.old && left != self.new {
+            return Err(format!("neither old nor new: {left:#?}"));
+        }
+        match answer.code() {
+            0 if left != self.new => return Err("success was told, but nothing done".into()),
+            0 => {}
+            _ if !excused => return Err("it ended in a way that no error has".into()),
+            _ => {}
+        }
+        let again = run(store, &self.words);
+        let expected = if left == self.old { 0 } else { self.repeated };
+        if again.code() != expected {
+            let (code, stderr) = (again.code(), again.stderr);
+            return Err(format!("once more it ends with {code} instead of {expected}: {stderr}"));
+        }
+        match look_at_sound(store)?.facts {
+            left if left == self.new => Ok(()),
+            left => Err(format!("once more it left {left:#?}")),
+        }
+    }
+
+    /// Plays the scene with one thing going wrong.
+    fn play(&self, plan: Plan, excuses: impl Fn(&Answer) -> bool) -> Option<Result<(), String>> {
+        let stage = Stage::over(&self.store)?;
+        stage.layer.set_plan(plan);
+        let answer = run(&stage.store(), &self.words);
+        let (store, _dir) = stage.leave();
+        let judged = self.judge(&store, &answer, excuses(&answer));
+        Some(judged.map_err(|complaint| {
+            let (code, stderr) = (answer.code(), answer.stderr.trim());
+            format!("{} with {plan:?} (exit {code}: {stderr}): {complaint}", self.command)
+        }))
+    }
+}
+
+fn run(store: &Path, words: &[String]) -> Answer {
+    silt(store, &words.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// All steps where they are few, else some of the first and each of the last.
+fn chosen(steps: u64) -> Vec<u64> {
+    let first_of_last = steps.saturating_sub(LAST_STEPS);
+    let spread = first_of_last.div_ceil(SPREAD_STEPS).max(1) as usize;
+    (0..first_of_last).step_by(spread).chain(first_of_last..steps).collect()
+}
+
+/// Plays a command with everything going wrong at each step, and with a disk that fills up.
+fn every_step(store: fn(&Props) -> PathBuf, command: &str, repeated: i32) {
+    let props = Props::new();
+    let scene = Scene::new(&props, store(&props), command, repeated);
+    let Some(stage) = Stage::over(&scene.store) else { return };
+    stage.layer.set_plan(Plan::NoSpaceAfter { bytes: 1 << 30 });
+    let answer = run(&stage.store(), &scene.words);
+    assert_eq!(answer.code(), 0, "{}", answer.stderr);
+    let steps = stage.layer.op_count(OpClass::Any);
+    assert!(steps > 10, "{command}: {steps}");
+    drop(stage);
+    let mut complaints = Vec::new();
+    let mut played = 0;
+    let mut play = |plan, excuses: &dyn Fn(&Answer) -> bool| {
+        played += 1;
+        complaints.extend(scene.play(plan, excuses).and_then(Result::err));
+    };
+    for fault in [Fault::Refused, Fault::Full, Fault::Stopped] {
+        for op in chosen(steps) {
+            play(fault.at(op), &|answer| fault.excuses(answer));
+        }
+    }
+    for pages in (0..16).chain([20, 30, 40, 50, 60, 80, 100]) {
+        play(Plan::NoSpaceAfter { bytes: pages * 4096 }, &|answer| Fault::Full.excuses(answer));
+    }
+    println!("{command}: {steps} steps, {played} runs");
+    let count = complaints.len();
+    assert!(complaints.is_empty(), "{count} of {played}:\n{}", complaints.join("\n"));
+}
+
+#[test]
+fn fuse_the_first_build_is_whole_or_absent_whatever_step_it_ends_at() {
+    every_step(Props::nothing, "build one base --size 1M", 4);
+}
+
+#[test]
+fn fuse_a_build_is_whole_or_absent_whatever_step_it_ends_at() {
+    every_step(Props::store, "build two other --size 1M", 4);
+}
+
+#[test]
+fn fuse_a_replacing_build_leaves_the_old_image_or_the_new() {
+    every_step(Props::store, "build two base --size 1M --replace", 0);
+}
+
+#[test]
+fn fuse_a_clone_of_an_image_is_whole_or_absent_whatever_step_it_ends_at() {
+    every_step(Props::store, "clone base new", 4);
+}
+
+#[test]
+fn fuse_a_clone_that_freezes_is_whole_or_absent_whatever_step_it_ends_at() {
+    every_step(Props::store, "clone used new", 4);
+}
+
+#[test]
+fn fuse_a_removal_of_an_image_is_whole_or_absent_whatever_step_it_ends_at() {
+    every_step(Props::store, "rm base", 3);
+}
+
+#[test]
+fn fuse_a_removal_of_a_volume_is_whole_or_absent_whatever_step_it_ends_at() {
+    every_step(Props::store, "rm parent", 3);
+}
