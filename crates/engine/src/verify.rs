@@ -68,7 +68,11 @@ impl Engine {
         }
         for volume in &volumes {
             self.walk_disk(&format!("volume {}", volume.name), volume.base, &findings, &mut needs);
-            self.check_volume(volume, &mut report)?;
+            let damages = self.check_volume(volume, &mut report)?;
+            // One that was removed or cloned meanwhile took its files away, or gave them to others.
+            if damages.is_empty() || self.unchanged(volume).is_ok_and(|now| now == *volume) {
+                report.damages.extend(damages);
+            }
         }
         report.images = images.len() as u64;
         report.volumes = volumes.len() as u64;
@@ -120,12 +124,17 @@ impl Engine {
         }
     }
 
-    fn check_volume(&self, volume: &VolumeRecord, report: &mut VerifyReport) -> Result<()> {
+    fn check_volume(
+        &self,
+        volume: &VolumeRecord,
+        report: &mut VerifyReport,
+    ) -> Result<Vec<Damage>> {
         let paths = self.store.paths();
         let folder = paths.volume(volume.id);
+        let mut damages = Vec::new();
         let mut damage = |error: Error| {
             let needed_by = vec![format!("volume {}", volume.name)];
-            report.damages.push(Damage { what: error.chain(), needed_by });
+            damages.push(Damage { what: error.chain(), needed_by });
         };
         for frozen in &volume.frozen {
             if let Err(error) = DeltaReader::open(&paths.delta(frozen.home, frozen.delta)) {
@@ -133,7 +142,7 @@ impl Engine {
             }
         }
         if !folder.exists() {
-            return Ok(());
+            return Ok(damages);
         }
         match read_volume_header(&folder) {
             Ok(header) if header.generation == volume.generation && header != header_of(volume) => {
@@ -154,10 +163,10 @@ impl Engine {
                 Err(error) if error.kind() == ErrorKind::Busy => {
                     report.volumes_in_use.push(volume.name.as_str().to_owned());
                 }
-                Err(error) => return Err(error),
+                Err(error) => damage(error),
             }
         }
-        Ok(())
+        Ok(damages)
     }
 }
 

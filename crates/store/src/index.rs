@@ -1,6 +1,7 @@
 //! The index: chunk id -> place in a pack. Can be made again from the packs alone.
 
 use crate::{
+    catalog::State,
     chunk::ChunkKind,
     database::{Database, sql_error},
 };
@@ -50,7 +51,7 @@ impl PackTotals {
 }
 
 /// A pack as the index knows it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PackRow {
     pub(crate) number: i64,
     pub(crate) id: PackId,
@@ -158,9 +159,19 @@ pub(crate) fn is_empty(database: &Database) -> Result<bool> {
     })
 }
 
-/// Every pack, by number. `Corrupt` if a row is damaged.
+/// Every pack, by number. `Corrupt` if a row is damaged or missing.
 pub(crate) fn packs(database: &Database) -> Result<Vec<PackRow>> {
-    let rows = database.read("cannot list the packs", read_packs)?;
+    const DOING: &str = "cannot list the packs";
+    let (rows, counted) = database.read_at_once(DOING, |connection| {
+        let rows = read_packs(connection).map_err(|error| sql_error(DOING, error))?;
+        Ok((rows, State::read(connection)?.packs))
+    })?;
+    if rows.len() as i64 != counted {
+        return Err(Error::corrupt(format!(
+            "the index holds {} packs where it counted {counted}",
+            rows.len()
+        )));
+    }
     rows.into_iter().map(PackRow::checked).collect()
 }
 

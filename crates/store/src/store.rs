@@ -114,10 +114,8 @@ impl Store {
 
     /// What a name stands for. `NotFound` if nothing; `Corrupt` if the catalog is damaged.
     pub fn find(&self, name: &Name) -> Result<Named> {
-        let found = self
-            .shared
-            .database
-            .read("cannot look a name up", |c| Ok(catalog::find(c, name)))??;
+        let database = &self.shared.database;
+        let found = database.read_at_once("cannot look a name up", |c| catalog::find(c, name))?;
         found.ok_or_else(|| {
             Error::new(ErrorKind::NotFound, format!("there is no image or volume {name}"))
         })
@@ -125,7 +123,7 @@ impl Store {
 
     /// Every image and every volume, by name.
     pub fn list(&self) -> Result<(Vec<ImageRecord>, Vec<VolumeRecord>)> {
-        self.shared.database.read("cannot list the catalog", |c| Ok(catalog::list(c)))?
+        self.shared.database.read_at_once("cannot list the catalog", catalog::list)
     }
 
     /// Publishes a new volume. `AlreadyExists` if the name is taken.
@@ -234,6 +232,12 @@ impl Shared {
 fn create(paths: &StorePaths) -> Result<()> {
     let root = paths.root();
     make_with_parents(root)?;
+    // One at a time: SQLite does not wait while another one turns the same file into a database.
+    let turn = fs::File::open(root).context(|| format!("cannot open {}", root.display()))?;
+    turn.lock().context(|| format!("cannot lock {}", root.display()))?;
+    if paths.store_file().exists() {
+        return Ok(()); // Somebody else was first.
+    }
     refuse_foreign_files(paths)?;
     for folder in paths.folders() {
         durability::create_dir(&folder)?;

@@ -27,12 +27,7 @@ impl PackFiles {
     /// Fills `buf` from `offset` of a pack. One system call once the pack is open.
     pub(crate) fn read(&self, pack: PackId, offset: u64, buf: &mut [u8]) -> Result<()> {
         let file = self.file(pack)?;
-        file.read_exact_at(buf, offset).map_err(|error| match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => {
-                Error::corrupt(format!("pack {pack} is shorter than it should be"))
-            }
-            _ => Error::io(format!("cannot read pack {pack}"), error),
-        })
+        read_exact_at(&file, pack, buf, offset)
     }
 
     fn file(&self, pack: PackId) -> Result<Arc<File>> {
@@ -49,6 +44,15 @@ impl PackFiles {
     }
 }
 
+fn read_exact_at(file: &File, pack: PackId, buf: &mut [u8], offset: u64) -> Result<()> {
+    file.read_exact_at(buf, offset).map_err(|error| match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => {
+            Error::corrupt(format!("pack {pack} is shorter than it should be"))
+        }
+        _ => Error::io(format!("cannot read pack {pack}"), error),
+    })
+}
+
 fn open_pack(paths: &StorePaths, pack: PackId) -> Result<File> {
     let path = paths.pack(pack);
     let file = File::open(&path).map_err(|error| match error.kind() {
@@ -58,8 +62,7 @@ fn open_pack(paths: &StorePaths, pack: PackId) -> Result<File> {
         _ => Error::io(format!("cannot open pack {pack}"), error),
     })?;
     let mut header = [0; FileHeader::LEN];
-    file.read_exact_at(&mut header, 0)
-        .context(|| format!("cannot read the header of pack {pack}"))?;
+    read_exact_at(&file, pack, &mut header, 0)?;
     let header = FileHeader::decode(&header, PACK_MAGIC, PACK_VERSION)
         .map_err(|e| e.context(named(pack)))?;
     if header.id != *pack.as_bytes() {
@@ -77,8 +80,7 @@ pub(crate) fn read_footer(paths: &StorePaths, pack: PackId) -> Result<(u64, Pack
     let trailer_at =
         trailer_at.ok_or_else(|| Error::corrupt(format!("pack {pack} is too short")))?;
     let mut trailer = [0; FileHeader::LEN];
-    file.read_exact_at(&mut trailer, trailer_at)
-        .context(|| format!("cannot read the trailer of pack {pack}"))?;
+    read_exact_at(&file, pack, &mut trailer, trailer_at)?;
     let trailer = FileHeader::decode(&trailer, PACK_TRAILER_MAGIC, PACK_VERSION)
         .map_err(|e| e.context(named(pack)))?;
     let footer_at = trailer_at
@@ -87,8 +89,7 @@ pub(crate) fn read_footer(paths: &StorePaths, pack: PackId) -> Result<(u64, Pack
     let footer_at = footer_at
         .ok_or_else(|| Error::corrupt(format!("the footer of pack {pack} is too long")))?;
     let mut footer = vec![0; trailer.payload_len as usize];
-    file.read_exact_at(&mut footer, footer_at)
-        .context(|| format!("cannot read the footer of pack {pack}"))?;
+    read_exact_at(&file, pack, &mut footer, footer_at)?;
     let footer =
         PackFooter::decode(&footer, &trailer, footer_at).map_err(|e| e.context(named(pack)))?;
     if trailer.id != *pack.as_bytes() {
