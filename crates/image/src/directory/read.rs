@@ -136,7 +136,7 @@ impl Reader<'_> {
                     queue.rest = Some(whole);
                     return Some(piece);
                 }
-                Ok(None) => {}
+                Ok(None) => self.check_unchanged(&whole),
                 Err(error) => self.problems.unreadable(&self.path(whole.entry), "content", error),
             }
         }
@@ -168,6 +168,17 @@ impl Reader<'_> {
             file: Some(file),
             bytes: start..end,
         }))
+    }
+
+    /// Once the last piece of a long file is handed out: what was taken for a hole was one, if nothing changed so far.
+    /// Each piece looks once more when it is read.
+    fn check_unchanged(&self, rest: &Piece) {
+        let stat = rest.file.as_ref().map(fstat).transpose();
+        match stat.map(|stat| stat.is_none_or(|stat| Stamp::of(&stat) == rest.stamp)) {
+            Ok(true) => {}
+            Ok(false) => self.problems.changed(&self.path(rest.entry)),
+            Err(error) => self.problems.unreadable(&self.path(rest.entry), "content", error),
+        }
     }
 
     fn path(&self, entry: EntryId) -> Vec<u8> {
