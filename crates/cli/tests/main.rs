@@ -3,12 +3,17 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
+mod building;
 mod commands;
+mod damage;
 mod determinism;
 mod durability;
 mod exporting;
 mod fidelity;
+mod rights;
 mod serving;
 mod silt;
+mod space;
 mod survey;
+mod together;
 mod volumes;
