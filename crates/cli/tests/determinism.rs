@@ -23,7 +23,7 @@ fn make_tree(root: &Path, order: impl Iterator<Item = usize>) {
             _ => fs::write(&path, pseudo_random(n * 331 % 150_000, n as u64)).unwrap(),
         }
         if n % 10 != 0 {
-            fs::set_permissions(&path, Permissions::from_mode(0o600 | n as u32 % 0o100)).unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(0o600 | (n as u32 % 0o100))).unwrap();
         }
     }
     let hole = File::create(root.join("with a hole")).unwrap();
