@@ -222,6 +222,16 @@ impl Server {
         assert!(!self.socket.exists(), "the socket is still there");
     }
 
+    /// Sends SIGTERM and waits for the end, whatever it is.
+    pub(crate) fn terminate(mut self) -> Ran {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        let status = wait_for_end(&mut self.child);
+        let mut stdout = Vec::new();
+        let mut printed = self.child.stdout.take().unwrap();
+        std::io::Read::read_to_end(&mut printed, &mut stdout).unwrap();
+        Ran { status, stdout, stderr: self.stderr() }
+    }
+
     /// Sends SIGKILL and waits for the end.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();

@@ -146,6 +146,36 @@ fn root_tmpfs_a_guest_is_told_that_there_is_no_space_and_goes_on_afterwards() {
     drop(client);
     server.stop();
     silt.assert_verified();
-    drop(small.at.join("unused"));
     assert!(silt.exported("volume").chunks(65_536).all(|chunk| chunk == bytes));
+}
+
+/// What cannot be made durable is no good end, and is said beside the one document.
+#[test]
+fn root_tmpfs_a_server_that_ends_without_space_says_so_and_loses_nothing_flushed() {
+    if !is_root() {
+        return;
+    }
+    let silt = Silt::new();
+    let dir = source(&silt);
+    let small = Small::mount(&silt, 64 << 10);
+    silt.json(&["build", &dir, "image", "--size", "32M"]);
+    silt.json(&["clone", "image", "volume"]);
+    let server = silt.serve("volume", &["--json"]);
+    let client = NbdClient::connect(&server.socket).unwrap();
+    client.write_at(&[1; 4096], 4096).unwrap();
+    client.flush().unwrap();
+    // Many runs of blocks, so that their record needs space, and then none of it left.
+    for block in (100..4000).step_by(2) {
+        client.write_at(&[2; 4096], block * 4096).unwrap();
+    }
+    small.resize(crate::silt::disk_usage(&small.at) / 1024);
+    drop(client);
+    let ran = server.terminate();
+    assert!(matches!(ran.status.code(), Some(0 | 8 | 10)), "{ran:?}");
+    assert_eq!(ran.document()["name"], "volume");
+    assert_eq!(ran.status.success(), ran.stderr.is_empty(), "{ran:?}");
+    small.resize(64 << 10);
+    silt.assert_verified();
+    assert!(silt.exported("volume")[4096..8192] == [1; 4096]);
+    silt.serve("volume", &[]).stop();
 }

@@ -51,7 +51,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Info(args) => done(info::run(&context, args)),
         Command::Rm(args) => done(rm::run(&context, args)),
         Command::Export(args) => done(export::run(&context, args)),
-        Command::Serve(args) => done(serve::run(&context, args)),
+        Command::Serve(args) => serve::run(&context, args),
         Command::Verify(args) => verify::run(&context, args),
         Command::Completions(args) => done(completions::run(&context, args)),
         Command::Man(args) => done(man::run(&context, args)),

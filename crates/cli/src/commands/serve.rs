@@ -1,10 +1,11 @@
 //! `silt serve`: a disk for block clients, in the foreground.
 
 use super::Context;
-use crate::output::print;
+use crate::output::{fail, print};
 use serde_json::json;
 use silt_engine::{CACHE_SIZE_BYTES_DEFAULT, Listen, Serving, StopSignal};
 use silt_types::{Error, ErrorKind, Result, format_size, parse_size};
+use std::process::ExitCode;
 
 /// Serve a disk to block clients until SIGTERM or Ctrl-C.
 ///
@@ -33,7 +34,7 @@ pub(crate) struct Args {
     cache: Option<String>,
 }
 
-pub(crate) fn run(context: &Context, args: Args) -> Result<()> {
+pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode> {
     let serving = Serving {
         name: args.volume.parse()?,
         listen: parse_listen(&args.nbd)?,
@@ -44,8 +45,8 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<()> {
     let stop = StopSignal::new()?;
     stop.trigger_on_termination()?;
     let engine = context.engine_with_cache(cache)?;
-    let mut told = Ok(());
-    engine.serve(&serving, &stop, |served| {
+    let mut told = None;
+    let served = engine.serve(&serving, &stop, |served| {
         let document = || {
             json!({
                 "name": serving.name.as_str(),
@@ -59,9 +60,14 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<()> {
             let rights = if served.geometry.read_only { ", read-only" } else { "" };
             format!("serving {} ({size}{rights}) at {}", serving.name, served.address)
         };
-        told = print(context.json, document, text);
-    })?;
-    told
+        told = Some(print(context.json, document, text));
+    });
+    match (served, told) {
+        // The one document is out by then.
+        (Err(error), Some(_)) => Ok(fail(&error, false)),
+        (Err(error), None) => Err(error),
+        (Ok(()), told) => told.unwrap_or(Ok(())).map(|()| ExitCode::SUCCESS),
+    }
 }
 
 fn parse_listen(text: &str) -> Result<Listen> {
