@@ -3,6 +3,7 @@
 # Sections: build compression codecs dedup smallfiles export clone nbd all (default all).
 # Installs the peers if they are missing, builds both programs, prints a table per section.
 # SILT=PROGRAM measures another silt; SILT_BENCH_RUNS=N takes medians of N (default 5);
+# SILT_BENCH_LEVELS="lz4 zstd:1" chooses the compressions of that section;
 # SILT_BENCH_DIR=DIR holds inputs and scratch files (default target/bench; about 8 GB).
 set -eu
 

@@ -9,6 +9,9 @@ use crate::side::{
 use crate::table::Table;
 use crate::{Bench, Result, trees};
 
+/// Compressions tried unless `SILT_BENCH_LEVELS` names others.
+const LEVELS: &str = "none lz4 zstd:1 zstd:2 zstd:3 zstd:6";
+
 /// Tree 2: wall time of both, ending durable, and peak memory of ours.
 pub fn against_mke2fs(bench: &Bench) -> Result<Vec<Table>> {
     let tree = trees::debian(bench, 2)?;
@@ -51,28 +54,42 @@ pub fn against_mke2fs(bench: &Bench) -> Result<Vec<Table>> {
     Ok(vec![table])
 }
 
-/// Tree 2 at every compression that might be the default.
+/// Tree 2 at every compression that might be the default, beside `mke2fs -d` in the same turns.
 pub fn compression_levels(bench: &Bench) -> Result<Vec<Table>> {
-    const LEVELS: [&str; 8] =
-        ["none", "lz4", "zstd:-1", "zstd:1", "zstd:2", "zstd:3", "zstd:6", "zstd:9"];
+    let levels = std::env::var("SILT_BENCH_LEVELS").unwrap_or_else(|_| LEVELS.to_owned());
+    let levels: Vec<&str> = levels.split(' ').collect();
     let tree = trees::debian(bench, 2)?;
     let room = bench.room("compression")?;
-    let store = room.join("store");
-    let mut runs = vec![Vec::<Took>::new(); LEVELS.len()];
-    let mut sizes = vec![0; LEVELS.len()];
-    for _ in 0..bench.runs.min(3) {
-        for ((level, runs), size) in LEVELS.iter().zip(&mut runs).zip(&mut sizes) {
+    let (store, image) = (room.join("store"), room.join("mke2fs.img"));
+    let report = json(build(bench, &store, &tree, None).arg("--json"))?;
+    let size = number(&report, "size")? as u64;
+    let mut runs = vec![Vec::<Took>::new(); levels.len()];
+    let mut sizes = vec![0; levels.len()];
+    let mut theirs = Vec::new();
+    for _ in 0..bench.runs {
+        for ((level, runs), size) in levels.iter().zip(&mut runs).zip(&mut sizes) {
             remove(&store)?;
             settle()?;
             runs.push(timed(&build(bench, &store, &tree, Some(level)), None)?);
             *size = disk_usage(&store)?;
         }
+        remove(&image)?;
+        settle()?;
+        theirs.push(timed(&mke2fs(&tree, &image, size)?, Some(&image))?);
     }
-    let mut table = Table::new("Build of Debian tree 2 by compression, medians of three in turn");
-    for ((level, runs), size) in LEVELS.iter().zip(runs).zip(sizes) {
+    let theirs = median_run(theirs);
+    let mut table =
+        Table::new("Build of Debian tree 2 by compression, medians in turn, warm cache");
+    for ((level, runs), size) in levels.iter().zip(runs).zip(sizes) {
         let took = median_run(runs);
-        table.alone(&format!("{level}: wall"), took.seconds, "s", "");
-        table.alone("  processor", took.processor, "s", "");
+        table.beside(
+            &format!("{level}: wall"),
+            (took.seconds, "s"),
+            "mke2fs -d",
+            theirs.seconds,
+            "",
+        );
+        table.beside("  processor", (took.processor, "s"), "", theirs.processor, "");
         table.alone("  store on disk", size as f64 / 1e6, "MB", "");
         table.alone("  peak resident", took.resident_mib, "MiB", "");
     }
