@@ -118,7 +118,7 @@ fn every_step(name: &str) {
         let refused = Plan::FailAt { class, op, errno: Errno::IO, later: Later::Work };
         let full = Plan::FailAt { class, op, errno: Errno::NOSPC, later: Later::Fail };
         let stopped = Plan::CrashAt { class, op };
-        for (plan, code) in [(refused, Some(10)), (full, Some(8)), (stopped, None)] {
+        for (plan, code) in [(refused, Some(10)), (full, Some(8)), (stopped, Some(10))] {
             complaints.extend(play_with(plan, code, &props, name).and_then(Result::err));
         }
     }

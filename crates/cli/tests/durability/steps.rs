@@ -34,12 +34,12 @@ impl Fault {
         }
     }
 
-    /// Whether a command may end like this. A stopped machine says nothing, so there anything but success is well.
+    /// Whether a command may end like this. Once stopped, reading fails too, which the database may take for damage.
     fn excuses(self, answer: &Answer) -> bool {
         match self {
             Fault::Refused => answer.code() == 10,
             Fault::Full => answer.code() == 8,
-            Fault::Stopped => answer.code() != 0,
+            Fault::Stopped => [7, 10].contains(&answer.code()),
         }
     }
 }
