@@ -45,11 +45,11 @@ impl StopSignal {
         matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1))
     }
 
-    /// Gives the signal whenever the process gets SIGTERM or SIGINT, for the rest of its life. These no longer end the
+    /// Gives the signal whenever the process gets SIGTERM, SIGINT or SIGHUP, for the rest of its life. These no longer end the
     /// process by themselves.
     pub fn trigger_on_termination(&self) -> Result<()> {
-        use signal_hook::consts::{SIGINT, SIGTERM};
-        for signal in [SIGTERM, SIGINT] {
+        use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+        for signal in [SIGTERM, SIGINT, SIGHUP] {
             let failed = |error: io::Error| {
                 Error::io(format!("cannot listen to the process signal {signal}"), error)
             };
