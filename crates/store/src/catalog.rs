@@ -240,6 +240,14 @@ impl VolumeRecord {
 
 /// Looks a name up. `None` only after the whole catalog was found whole.
 pub(crate) fn find(connection: &Connection, name: &Name) -> Result<Option<Named>> {
+    match look_up(connection, name)? {
+        None => list(connection).map(|_| None),
+        found => Ok(found),
+    }
+}
+
+/// Looks a name up by its rows alone, whatever else there is: for who is about to take it.
+fn look_up(connection: &Connection, name: &Name) -> Result<Option<Named>> {
     let sql = |error| sql_error("cannot look a name up", error);
     let damaged = || Error::corrupt(format!("the catalog row of {name} is damaged"));
     let mut image = connection.prepare_cached("SELECT * FROM image WHERE name = ?").map_err(sql)?;
@@ -259,7 +267,7 @@ pub(crate) fn find(connection: &Connection, name: &Name) -> Result<Option<Named>
     {
         return found.map(|record| Some(Named::Volume(record))).ok_or_else(damaged);
     }
-    list(connection).map(|_| None)
+    Ok(None)
 }
 
 /// Every image and volume, each by name. `Corrupt` if a row is damaged or missing.
@@ -311,7 +319,7 @@ pub(crate) fn put_image(
     record: &ImageRecord,
     replace: bool,
 ) -> Result<State> {
-    let there = find(tx, &record.name)?;
+    let there = look_up(tx, &record.name)?;
     match &there {
         Some(Named::Image(_)) if replace => {}
         Some(other) => return Err(taken(&record.name, other)),
@@ -323,7 +331,7 @@ pub(crate) fn put_image(
 
 /// Adds volumes within a transaction. `AlreadyExists` if a name is taken.
 pub(crate) fn add_volume(tx: &Transaction<'_>, record: &VolumeRecord) -> Result<State> {
-    if let Some(other) = find(tx, &record.name)? {
+    if let Some(other) = look_up(tx, &record.name)? {
         return Err(taken(&record.name, &other));
     }
     record.write(tx).map_err(|error| sql_error("cannot write the catalog", error))?;
@@ -332,7 +340,7 @@ pub(crate) fn add_volume(tx: &Transaction<'_>, record: &VolumeRecord) -> Result<
 
 /// Changes a volume within a transaction. `Busy` if somebody changed it since `record` was read.
 pub(crate) fn change_volume(tx: &Transaction<'_>, record: &VolumeRecord) -> Result<State> {
-    match find(tx, &record.name)? {
+    match look_up(tx, &record.name)? {
         Some(Named::Volume(there))
             if there.id == record.id && there.generation + 1 == record.generation => {}
         _ => {
@@ -348,7 +356,7 @@ pub(crate) fn change_volume(tx: &Transaction<'_>, record: &VolumeRecord) -> Resu
 
 /// Removes a name within a transaction. `NotFound` if it stands for something else than `expected` by now.
 pub(crate) fn remove(tx: &Transaction<'_>, name: &Name, expected: &Named) -> Result<State> {
-    if find(tx, name)?.as_ref() != Some(expected) {
+    if look_up(tx, name)?.as_ref() != Some(expected) {
         return Err(Error::new(
             ErrorKind::NotFound,
             format!("{name} was removed or changed meanwhile"),
