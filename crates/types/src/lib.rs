@@ -11,7 +11,7 @@ mod size;
 
 pub use error::{Context, Error, ErrorKind, Result};
 pub use id::{ChunkId, DeltaId, DiskId, LeaseId, PackId, TreeId, VolumeId};
-pub use name::Name;
+pub use name::{DiskName, Name};
 pub use progress::{NoProgress, Progress};
 pub use range::BlockRange;
 pub use size::{format_size, parse_size};

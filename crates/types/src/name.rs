@@ -1,4 +1,4 @@
-//! Names of images and volumes.
+//! Names of images, volumes and snapshots.
 
 use crate::{Error, Result};
 use std::{fmt, str::FromStr};
@@ -54,10 +54,57 @@ impl fmt::Debug for Name {
     }
 }
 
+/// The name of a disk: of an image or a volume, or of a snapshot of a volume, which is written `volume@snapshot`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DiskName {
+    /// The image or volume.
+    pub name: Name,
+    /// The snapshot of it, if one is meant.
+    pub snapshot: Option<Name>,
+}
+
+impl From<Name> for DiskName {
+    fn from(name: Name) -> DiskName {
+        DiskName { name, snapshot: None }
+    }
+}
+
+impl FromStr for DiskName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<DiskName> {
+        match text.split_once('@') {
+            None => text.parse().map(|name: Name| name.into()),
+            Some((name, snapshot)) => {
+                Ok(DiskName { name: name.parse()?, snapshot: Some(snapshot.parse()?) })
+            }
+        }
+    }
+}
+
+impl fmt::Display for DiskName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.snapshot {
+            None => self.name.fmt(f),
+            Some(snapshot) => write!(f, "{}@{snapshot}", self.name),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ErrorKind;
+
+    #[test]
+    fn names_of_disks_read_back_and_each_part_is_a_name() {
+        for good in ["vm1", "vm1@before", "a.b@c-d"] {
+            assert_eq!(good.parse::<DiskName>().unwrap().to_string(), good);
+        }
+        for bad in ["", "@", "vm1@", "@before", "vm1@a@b", "vm1@..", "vm1@-a", "vm1@a/b"] {
+            assert_eq!(bad.parse::<DiskName>().unwrap_err().kind(), ErrorKind::Invalid, "{bad}");
+        }
+    }
 
     #[test]
     fn names_that_could_escape_or_confuse_are_invalid() {
