@@ -9,6 +9,7 @@ mod file_header;
 mod layout;
 mod map_node;
 mod pack;
+mod root_record;
 mod row_sum;
 mod store_file;
 mod tree_node;
@@ -25,9 +26,8 @@ pub use map_node::{
     MAP_LEAF_BLOCKS, MAP_LEVEL_MAX, MAP_NODE_RECORD, MAP_RADIX, MapChildren, MapNode, MapRun,
     map_node_blocks, map_root_level,
 };
-pub use pack::{
-    Codec, PACK_MAGIC, PACK_TRAILER_MAGIC, PACK_VERSION, PackEntry, PackFooter, RootRecord,
-};
+pub use pack::{Codec, PACK_MAGIC, PACK_TRAILER_MAGIC, PACK_VERSION, PackEntry, PackFooter};
+pub use root_record::RootRecord;
 pub use row_sum::RowSum;
 pub use store_file::{COMMIT_MAGIC, CommitSlot, STORE_MAGIC, STORE_VERSION, StoreFile};
 pub use tree_node::{

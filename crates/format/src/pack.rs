@@ -7,9 +7,10 @@
 use crate::{
     file_header::FileHeader,
     layout::{Field, Record},
+    root_record::RootRecord,
     wire::{WireReader, WireWrite},
 };
-use silt_types::{ChunkId, DiskId, Name, PackId, Result, TreeId};
+use silt_types::{ChunkId, PackId, Result};
 
 /// Magic of the file header at the start of a pack.
 pub const PACK_MAGIC: [u8; 8] = *b"SILTPACK";
@@ -97,50 +98,6 @@ impl PackEntry {
     }
 }
 
-/// What was published together with a pack: enough to make the catalog's row again.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RootRecord {
-    /// Name of the image.
-    pub name: Name,
-    /// Its disk.
-    pub disk: DiskId,
-    /// Its tree, where it was built from files.
-    pub tree: Option<TreeId>,
-    /// When it was published, in nanoseconds since 1970.
-    pub created_ns: i64,
-}
-
-impl RootRecord {
-    fn encode_into(&self, out: &mut Vec<u8>) {
-        out.put_u8(1);
-        out.put_u8(self.name.as_str().len() as u8);
-        out.put_bytes(self.name.as_str().as_bytes());
-        out.put_bytes(self.disk.root.as_bytes());
-        out.put_u64(self.disk.size_bytes);
-        out.put_u8(u8::from(self.tree.is_some()));
-        out.put_bytes(self.tree.map_or([0; 32], |tree| *tree.as_bytes()).as_slice());
-        out.put_u64(self.created_ns as u64);
-    }
-
-    fn decode(wire: &mut WireReader<'_>) -> Result<RootRecord> {
-        if wire.u8()? != 1 {
-            return Err(wire.corrupt("a root record has an unknown kind"));
-        }
-        let len = usize::from(wire.u8()?);
-        let name = std::str::from_utf8(wire.bytes(len)?).ok().and_then(|text| text.parse().ok());
-        let name = name.ok_or_else(|| wire.corrupt("a root record has a bad name"))?;
-        let disk = DiskId { root: ChunkId::from_bytes(wire.array()?), size_bytes: wire.u64()? };
-        let has_tree = wire.u8()? == 1;
-        let tree = TreeId::from_bytes(wire.array()?);
-        Ok(RootRecord {
-            name,
-            disk,
-            tree: has_tree.then_some(tree),
-            created_ns: wire.u64()? as i64,
-        })
-    }
-}
-
 /// Everything a finished pack says about itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PackFooter {
@@ -157,12 +114,13 @@ impl PackFooter {
     pub const ROOTS_MAX: usize = 1 << 10;
     /// The longest footer in bytes.
     pub const LEN_MAX: u64 =
-        (8 + Self::ENTRIES_MAX * PackEntry::LEN + Self::ROOTS_MAX * 256) as u64;
+        (8 + Self::ENTRIES_MAX * PackEntry::LEN + Self::ROOTS_MAX * RootRecord::LEN_MAX) as u64;
 
     /// The footer and the trailer that closes the pack.
     pub fn encode(&self, pack: PackId) -> Vec<u8> {
-        let mut out =
-            Vec::with_capacity(8 + self.entries.len() * PackEntry::LEN + self.roots.len() * 256);
+        let mut out = Vec::with_capacity(
+            8 + self.entries.len() * PackEntry::LEN + self.roots.len() * RootRecord::LEN_MAX,
+        );
         out.put_u32(self.entries.len() as u32);
         out.put_u32(self.roots.len() as u32);
         self.entries.iter().for_each(|entry| entry.encode_into(&mut out));
@@ -209,6 +167,7 @@ impl PackFooter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use silt_types::{DeltaId, DiskId, Name, SnapshotId, TreeId, VolumeId};
 
     fn footer() -> PackFooter {
         let entry = |n: u8, offset, stored_len| PackEntry {
@@ -219,13 +178,25 @@ mod tests {
             kind: 1,
             codec: Codec::Zstd,
         };
-        let root = RootRecord {
+        let disk = |n| DiskId { root: ChunkId::from_bytes([n; 32]), size_bytes: 1 << 30 };
+        let image = RootRecord::Image {
             name: "debian".parse().unwrap(),
-            disk: DiskId { root: ChunkId::from_bytes([9; 32]), size_bytes: 1 << 30 },
+            disk: disk(9),
             tree: Some(TreeId::from_bytes([8; 32])),
             created_ns: -5,
         };
-        PackFooter { entries: vec![entry(1, 64, 100), entry(2, 164, 50)], roots: vec![root] }
+        let delta = DeltaId::from_bytes([7; 16]);
+        let seal = RootRecord::Seal { base: disk(9), delta, disk: disk(6) };
+        let snapshot = RootRecord::Snapshot {
+            volume: VolumeId::from_bytes([5; 16]),
+            id: SnapshotId::from_bytes([4; 16]),
+            name: "n".repeat(Name::LEN_MAX).parse().unwrap(),
+            parent: Some(SnapshotId::from_bytes([3; 16])),
+            disk: disk(6),
+            created_ns: 8,
+        };
+        let roots = vec![image, seal, snapshot];
+        PackFooter { entries: vec![entry(1, 64, 100), entry(2, 164, 50)], roots }
     }
 
     fn decode(bytes: &[u8]) -> Result<PackFooter> {
@@ -247,8 +218,11 @@ mod tests {
 
     #[test]
     fn the_bytes_of_version_1_stay_what_they_were() {
-        let bytes = footer().encode(PackId::from_bytes([3; 16]));
-        let hash = blake3::hash(&bytes).to_hex();
-        assert_eq!(&hash[..16], "00f4019337c344d6");
+        let mut footer = footer();
+        for expected in ["8e18717542580b43", "00f4019337c344d6"] {
+            let hash = blake3::hash(&footer.encode(PackId::from_bytes([3; 16]))).to_hex();
+            assert_eq!(&hash[..16], expected);
+            footer.roots.truncate(1); // An image alone.
+        }
     }
 }

@@ -8,7 +8,7 @@
 //! Memory is bounded whatever the input: one buffer per thread and pack, and the ids of packs not yet in the index.
 
 use crate::{
-    catalog::{self, ImageRecord},
+    catalog::{Change, ImageRecord},
     chunk::{ChunkKind, ChunkSink, check_content_length},
     codec::{self, Compression},
     index,
@@ -244,26 +244,31 @@ impl Ingest {
     }
 
     /// Makes every chunk handed in durable and the image visible, in one step. `AlreadyExists` if the name is taken,
-    /// unless it is an image's and `replace` is set. Costs an fsync for each pack not closed yet, and three more.
+    /// unless it is an image's and `replace` is set. Costs what [`Ingest::publish`] does.
     pub fn publish_image(self, record: &ImageRecord, replace: bool) -> Result<IngestCounts> {
-        let root = RootRecord {
-            name: record.name.clone(),
-            disk: record.disk,
-            tree: record.tree,
-            created_ns: record.created_ns,
-        };
+        let counts = self.counts();
+        let put = |change: &mut Change<'_>| change.put_image(record, replace);
+        self.publish("cannot publish the image", vec![record.root_record()], put)?;
+        Ok(counts)
+    }
+
+    /// Makes every chunk handed in durable, then changes the catalog in one transaction that may name them. The last pack
+    /// carries `roots`, which say again what the transaction says. Costs an fsync for each pack not closed yet, and
+    /// three more.
+    pub fn publish<T>(
+        self,
+        doing: &str,
+        roots: Vec<RootRecord>,
+        f: impl FnOnce(&mut Change<'_>) -> Result<T>,
+    ) -> Result<T> {
         let last = match lock(&self.current).take() {
             Some(writer) => writer,
             None => PackWriter::create(&self.shared.paths, self.lease.id())?,
         };
-        let closed = close(&self.shared, &self.pending, last, vec![root]);
+        let closed = close(&self.shared, &self.pending, last, roots);
         self.wait_for_closer()?;
         closed?;
-        let doing = "cannot publish the image";
-        let state =
-            self.shared.database.write(doing, |tx| catalog::put_image(tx, record, replace))?;
-        catalog::record_commit(&self.shared.paths, state)?;
-        Ok(self.counts())
+        self.shared.change(doing, f)
     }
 }
 

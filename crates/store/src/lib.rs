@@ -15,7 +15,9 @@ mod paths;
 mod store;
 mod verify;
 
-pub use catalog::{FrozenDelta, ImageRecord, Named, VolumeRecord};
+pub use catalog::{
+    Change, FrozenDelta, ImageRecord, Listing, Named, SnapshotPurpose, SnapshotRecord, VolumeRecord,
+};
 pub use chunk::{Chunk, ChunkKind, ChunkSink, ChunkSource, Domain, KeyContext, MemoryChunks};
 pub use codec::Compression;
 pub use index::PackTotals;

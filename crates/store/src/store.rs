@@ -1,7 +1,7 @@
 //! The store as a whole: making it, opening it, reading chunks, reading and changing the catalog.
 
 use crate::{
-    catalog::{self, ImageRecord, Named, State, VolumeRecord},
+    catalog::{self, Change, Listing, Named},
     chunk::{Chunk, ChunkSource, Domain, KeyContext},
     codec,
     database::Database,
@@ -10,10 +10,9 @@ use crate::{
     paths::StorePaths,
 };
 use quick_cache::{Weighter, sync::Cache};
-use rusqlite::Transaction;
 use silt_format::{CommitSlot, StoreFile};
 use silt_sys::durability;
-use silt_types::{ChunkId, Context as _, Error, ErrorKind, Name, PackId, Result};
+use silt_types::{ChunkId, Context as _, DiskName, Error, ErrorKind, PackId, Result};
 use std::{
     collections::HashMap,
     fs,
@@ -113,41 +112,28 @@ impl Store {
     }
 
     /// What a name stands for. `NotFound` if nothing; `Corrupt` if the catalog is damaged.
-    pub fn find(&self, name: &Name) -> Result<Named> {
+    pub fn find(&self, name: &DiskName) -> Result<Named> {
         let database = &self.shared.database;
         let found = database.read_at_once("cannot look a name up", |c| catalog::find(c, name))?;
         found.ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, format!("there is no image or volume {name}"))
+            let what = if name.snapshot.is_some() { "snapshot" } else { "image or volume" };
+            Error::new(ErrorKind::NotFound, format!("there is no {what} {name}"))
         })
     }
 
-    /// Every image and every volume, by name.
-    pub fn list(&self) -> Result<(Vec<ImageRecord>, Vec<VolumeRecord>)> {
+    /// Every image, volume and snapshot, by name.
+    pub fn list(&self) -> Result<Listing> {
         self.shared.database.read_at_once("cannot list the catalog", catalog::list)
     }
 
-    /// Publishes a new volume. `AlreadyExists` if the name is taken.
-    pub fn add_volume(&self, record: &VolumeRecord) -> Result<()> {
-        self.change("cannot publish the volume", |tx| catalog::add_volume(tx, record))
-    }
-
-    /// Publishes a new volume together with the changed record of the one it was cloned from, whose delta is frozen by
-    /// that. `Busy` if the source was changed meanwhile.
-    pub fn add_volume_freezing(&self, record: &VolumeRecord, source: &VolumeRecord) -> Result<()> {
-        self.change("cannot publish the volume", |tx| {
-            catalog::change_volume(tx, source)?;
-            catalog::add_volume(tx, record)
-        })
-    }
-
-    /// Removes a name, if it still stands for `expected`.
-    pub fn remove(&self, name: &Name, expected: &Named) -> Result<()> {
-        self.change("cannot remove the name", |tx| catalog::remove(tx, name, expected))
-    }
-
-    fn change(&self, doing: &str, f: impl FnOnce(&Transaction<'_>) -> Result<State>) -> Result<()> {
-        let state = self.shared.database.write(doing, f)?;
-        catalog::record_commit(&self.shared.paths, state)
+    /// Changes the catalog in one transaction, which is durable when this returns; an error of `f` leaves everything as it
+    /// was. `doing` says what for, in errors. Others wait meanwhile: `f` is to be short, and does no I/O of its own.
+    pub fn change<T>(
+        &self,
+        doing: &str,
+        f: impl FnOnce(&mut Change<'_>) -> Result<T>,
+    ) -> Result<T> {
+        self.shared.change(doing, f)
     }
 
     /// Whether the index has a chunk. `Corrupt` if its row is damaged.
@@ -189,6 +175,20 @@ impl ChunkSource for Store {
 }
 
 impl Shared {
+    pub(crate) fn change<T>(
+        &self,
+        doing: &str,
+        f: impl FnOnce(&mut Change<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let (value, state) = self.database.write(doing, |tx| {
+            let mut change = Change::begin(tx)?;
+            let value = f(&mut change)?;
+            Ok((value, change.finish()?))
+        })?;
+        catalog::record_commit(&self.paths, state)?;
+        Ok(value)
+    }
+
     fn read_chunk(&self, context: KeyContext, id: &ChunkId) -> Result<Chunk> {
         let place = index::find(&self.database, id)?
             .ok_or_else(|| Error::corrupt(format!("chunk {id} is missing from the index")))?;

@@ -5,7 +5,7 @@
 use silt_store::{
     ChunkKind, ChunkSink as _, ChunkSource as _, Compression, ImageRecord, KeyContext, Named, Store,
 };
-use silt_types::{ChunkId, DiskId, ErrorKind, NoProgress, Result};
+use silt_types::{ChunkId, DiskId, DiskName, ErrorKind, NoProgress, Result};
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
@@ -143,10 +143,10 @@ fn names_are_taken_once_unless_replaced() {
     let ingest = store.ingest(Compression::None).unwrap();
     let id = ingest.put(ChunkKind::FileData, b"content").unwrap();
     ingest.publish_image(&record("one", id), true).unwrap();
-    let name = "one".parse().unwrap();
+    let name = "one".parse::<DiskName>().unwrap();
     let Named::Image(found) = store.find(&name).unwrap() else { panic!("an image") };
     assert_eq!(found.disk.root, id);
-    store.remove(&name, &Named::Image(found)).unwrap();
+    store.change("cannot remove", |change| change.remove_image(&found)).unwrap();
     assert_eq!(store.find(&name).unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!(
         Store::open(&dir.path().join("none"), CACHE).err().unwrap().kind(),

@@ -70,6 +70,10 @@ id! {
     DeltaId, 16, "a delta id (32 hexadecimal digits)"
 }
 id! {
+    /// The name of a snapshot, random: what a person calls it may change, this does not.
+    SnapshotId, 16, "a snapshot id (32 hexadecimal digits)"
+}
+id! {
     /// The name of a lease, random.
     LeaseId, 16, "a lease id (32 hexadecimal digits)"
 }

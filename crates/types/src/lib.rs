@@ -10,7 +10,7 @@ mod range;
 mod size;
 
 pub use error::{Context, Error, ErrorKind, Result};
-pub use id::{ChunkId, DeltaId, DiskId, LeaseId, PackId, TreeId, VolumeId};
+pub use id::{ChunkId, DeltaId, DiskId, LeaseId, PackId, SnapshotId, TreeId, VolumeId};
 pub use name::{DiskName, Name};
 pub use progress::{NoProgress, Progress};
 pub use range::BlockRange;

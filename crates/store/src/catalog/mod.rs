@@ -1,0 +1,125 @@
+//! The catalog: names of images, volumes and snapshots, and what they stand for.
+//!
+//! One row of state counts the transactions and the rows, so that a name can be said to be absent only after the whole
+//! catalog was found whole. The number of the last transaction is kept outside the database too.
+//!
+//! Where to look next: `image`, `volume`, `snapshot` for the records, `change` for everything that changes them.
+
+mod change;
+mod commit;
+mod image;
+mod layers;
+mod row;
+mod snapshot;
+mod state;
+mod volume;
+
+pub use change::Change;
+pub(crate) use commit::{check_commit, record_commit};
+pub use image::ImageRecord;
+pub use layers::FrozenDelta;
+pub use snapshot::{SnapshotPurpose, SnapshotRecord};
+pub(crate) use state::{State, change_state};
+pub use volume::VolumeRecord;
+
+use row::{read_all, read_one};
+use rusqlite::Connection;
+use silt_types::{DiskName, Error, ErrorKind, Name, Result, VolumeId};
+
+/// What a name stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// An image.
+    Image(ImageRecord),
+    /// A volume.
+    Volume(VolumeRecord),
+    /// A snapshot of a volume.
+    Snapshot(SnapshotRecord),
+}
+
+impl Named {
+    /// `image`, `volume` or `snapshot`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Named::Image(_) => "image",
+            Named::Volume(_) => "volume",
+            Named::Snapshot(_) => "snapshot",
+        }
+    }
+}
+
+/// Everything that has a name, each kind by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// The images.
+    pub images: Vec<ImageRecord>,
+    /// The volumes.
+    pub volumes: Vec<VolumeRecord>,
+    /// The snapshots, those of one volume together and in the order in which they were taken. Passing ones are among
+    /// them.
+    pub snapshots: Vec<SnapshotRecord>,
+}
+
+/// Looks a disk up. `None` only after the whole catalog was found whole.
+pub(crate) fn find(connection: &Connection, name: &DiskName) -> Result<Option<Named>> {
+    let found = match (look_up(connection, &name.name)?, &name.snapshot) {
+        (found, None) => found,
+        (Some(Named::Volume(volume)), Some(snapshot)) => {
+            look_up_snapshot(connection, volume.id, snapshot)?.map(Named::Snapshot)
+        }
+        (Some(other), Some(_)) => {
+            let (name, kind) = (&name.name, other.kind());
+            let message = format!("{name} is an {kind}, which has no snapshots");
+            return Err(Error::new(ErrorKind::NotFound, message));
+        }
+        (None, Some(_)) => None,
+    };
+    match found {
+        None => list(connection).map(|_| None),
+        found => Ok(found),
+    }
+}
+
+/// Looks a name up by its rows alone, whatever else there is: for who is about to take it.
+fn look_up(connection: &Connection, name: &Name) -> Result<Option<Named>> {
+    if let Some(image) = read_one(connection, "name = ?", [name.as_str()])? {
+        return Ok(Some(Named::Image(image)));
+    }
+    Ok(read_one(connection, "name = ?", [name.as_str()])?.map(Named::Volume))
+}
+
+/// The same for a snapshot.
+fn look_up_snapshot(
+    connection: &Connection,
+    volume: VolumeId,
+    name: &Name,
+) -> Result<Option<SnapshotRecord>> {
+    read_one(connection, "volume = ? AND name = ?", (volume.as_bytes(), name.as_str()))
+}
+
+/// The snapshots of a volume, in the order in which they were taken.
+fn snapshots_of(connection: &Connection, volume: VolumeId) -> Result<Vec<SnapshotRecord>> {
+    read_all(connection, "volume = ? ORDER BY created, name", [volume.as_bytes()])
+}
+
+/// Every name. `Corrupt` if a row is damaged or missing.
+pub(crate) fn list(connection: &Connection) -> Result<Listing> {
+    let state = State::read(connection)?;
+    let listing = Listing {
+        images: read_all(connection, "true ORDER BY name", [])?,
+        volumes: read_all(connection, "true ORDER BY name", [])?,
+        snapshots: read_all(connection, "true ORDER BY volume, created, name", [])?,
+    };
+    for (what, rows, counted) in [
+        ("images", listing.images.len(), state.images),
+        ("volumes", listing.volumes.len(), state.volumes),
+        ("snapshots", listing.snapshots.len(), state.snapshots),
+    ] {
+        if rows as i64 != counted {
+            return Err(Error::corrupt(format!(
+                "the catalog holds {rows} {what} where it counted {counted}"
+            )));
+        }
+    }
+    Ok(listing)
+}

@@ -1,0 +1,56 @@
+//! Reading rows of records: each is whole, by its checksum, or damage that names it.
+
+use crate::database::sql_error;
+use rusqlite::{Connection, OptionalExtension as _, Params, Row};
+use silt_types::{ChunkId, DiskId, Error, Result};
+
+/// A kind of record with a table of its own.
+pub(super) trait Record: Sized {
+    /// The table.
+    const TABLE: &'static str;
+    /// The column that names a record to people, by its number.
+    const NAME_COLUMN: usize;
+
+    /// Reads all columns; `None` if the row's checksum does not match.
+    fn read(row: &Row<'_>) -> rusqlite::Result<Option<Self>>;
+}
+
+/// The record that a condition finds, if there is one.
+pub(super) fn read_one<R: Record>(
+    connection: &Connection,
+    condition: &str,
+    params: impl Params,
+) -> Result<Option<R>> {
+    let sql = |error| sql_error("cannot read the catalog", error);
+    let query = format!("SELECT * FROM {} WHERE {condition}", R::TABLE);
+    let mut statement = connection.prepare_cached(&query).map_err(sql)?;
+    statement.query_row(params, read_named::<R>).optional().map_err(sql)?.transpose()
+}
+
+/// The records that a condition finds, in an order. `Corrupt` if one is damaged.
+pub(super) fn read_all<R: Record>(
+    connection: &Connection,
+    condition: &str,
+    params: impl Params,
+) -> Result<Vec<R>> {
+    let sql = |error| sql_error("cannot list the catalog", error);
+    let query = format!("SELECT * FROM {} WHERE {condition}", R::TABLE);
+    let mut statement = connection.prepare_cached(&query).map_err(sql)?;
+    let rows = statement.query_map(params, read_named::<R>).map_err(sql)?;
+    rows.map(|row| row.map_err(sql)?).collect()
+}
+
+/// A column of another type than it should have is damage like any other.
+fn read_named<R: Record>(row: &Row<'_>) -> rusqlite::Result<Result<R>> {
+    let damaged = || {
+        let name: String = row.get(R::NAME_COLUMN).unwrap_or_default();
+        Error::corrupt(format!("the catalog row of {} {name:?} is damaged", R::TABLE))
+    };
+    Ok(R::read(row).ok().flatten().ok_or_else(damaged))
+}
+
+/// A disk in two columns, the root and the size.
+pub(super) fn read_disk(row: &Row<'_>, first: usize) -> rusqlite::Result<DiskId> {
+    let size_bytes = row.get::<_, i64>(first + 1)? as u64;
+    Ok(DiskId { root: ChunkId::from_bytes(row.get(first)?), size_bytes })
+}
