@@ -128,6 +128,11 @@ impl Error {
         Error::new(ErrorKind::Invalid, message)
     }
 
+    /// A bug.
+    pub fn internal(message: impl Into<String>) -> Error {
+        Error::new(ErrorKind::Internal, message)
+    }
+
     /// What the caller can do about it.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind

@@ -63,8 +63,7 @@ impl Delta {
     /// Closes the delta for good: from now on it is only read.
     pub fn freeze(self) -> Result<DeltaReader> {
         self.close()?;
-        let members = self.members.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Ok(DeltaReader::new(self.id, self.size_bytes, self.segments, members.all))
+        Ok(self.reader())
     }
 
     fn flush_now(&self) -> Result<()> {

@@ -29,7 +29,7 @@ use silt_types::{BLOCK_SIZE_BYTES, BlockRange, DeltaId, Error, ErrorKind, Result
 use std::{
     ops::RangeInclusive,
     path::Path,
-    sync::{Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard},
 };
 
 /// A delta open for writing; at most one at a time, enforced by a lock on its folder that dies with its holder.
@@ -39,7 +39,7 @@ use std::{
 pub struct Delta {
     id: DeltaId,
     size_bytes: u64,
-    segments: Segments,
+    segments: Arc<Segments>,
     members: RwLock<Members>,
     log: Mutex<Log>,
     flushes: FlushGate,
@@ -85,7 +85,7 @@ impl Delta {
         Ok(Delta {
             id,
             size_bytes,
-            segments,
+            segments: Arc::new(segments),
             members: RwLock::new(Members { all, ..Members::default() }),
             log: Mutex::new(log),
             flushes: FlushGate::default(),
@@ -112,6 +112,12 @@ impl Delta {
     /// Space that the blocks take on their file system, in bytes.
     pub fn allocated_bytes(&self) -> Result<u64> {
         self.segments.allocated_bytes()
+    }
+
+    /// The delta as it is now, to be read on whatever becomes of this one. Nobody may write it any more.
+    pub(crate) fn reader(&self) -> DeltaReader {
+        let members = self.members().all().clone();
+        DeltaReader::new(self.id, self.size_bytes, self.segments.clone(), members)
     }
 
     /// Which blocks are in. Keeps blocks from joining while it is held.

@@ -7,13 +7,13 @@ use super::{
 };
 use roaring::{RoaringBitmap, bitmap};
 use silt_types::{BLOCK_SIZE_BYTES, BlockRange, DeltaId, Result};
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 /// A delta open for reading, without a lock: nobody may write it meanwhile.
 pub struct DeltaReader {
     id: DeltaId,
     size_bytes: u64,
-    segments: Segments,
+    segments: Arc<Segments>,
     members: RoaringBitmap,
 }
 
@@ -33,13 +33,13 @@ impl DeltaReader {
     pub fn open(dir: &Path) -> Result<DeltaReader> {
         let (header, members) = log::load(dir)?;
         let segments = Segments::open_readable(dir, header.size_bytes, &members)?;
-        Ok(DeltaReader::new(header.id, header.size_bytes, segments, members))
+        Ok(DeltaReader::new(header.id, header.size_bytes, Arc::new(segments), members))
     }
 
     pub(super) fn new(
         id: DeltaId,
         size_bytes: u64,
-        segments: Segments,
+        segments: Arc<Segments>,
         members: RoaringBitmap,
     ) -> DeltaReader {
         DeltaReader { id, size_bytes, segments, members }

@@ -4,11 +4,13 @@
 //! where their folders are; the caller gives paths. Images are volumes without deltas.
 //!
 //! Invariants: a block reads from the newest layer that has it; layers below the own delta never change; what a layer
-//! zeroed stays zero. [`read`] goes down the layers, [`write`] makes a block join the own delta, [`status`] tells holes.
-//! Explained in `docs/internals/block-path.md`.
+//! zeroed stays zero. [`read`] goes down the layers, [`write`] makes a block join the own delta, [`status`] tells holes,
+//! [`rotate`] puts other layers under running I/O. Explained in `docs/internals/block-path.md`.
 
 mod first_touch;
+mod layers;
 mod read;
+mod rotate;
 mod status;
 mod write;
 
@@ -16,15 +18,20 @@ mod write;
 mod tests;
 
 use crate::{
-    delta::{Delta, DeltaReader, MembersGuard},
+    delta::{Delta, DeltaReader},
     device::{BlockDevice, BlockStatus, Geometry},
     map::DiskMap,
 };
 use first_touch::FirstTouch;
+use layers::{Layer, Layers};
+use rotate::Recorded;
 use silt_format::FROZEN_DELTAS_MAX;
 use silt_store::ChunkSource;
 use silt_types::{DISK_SIZE_BYTES_MAX, DiskId, Error, Result};
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+};
 
 /// What a volume is opened from.
 pub struct VolumeParts {
@@ -46,29 +53,11 @@ pub struct VolumeParts {
 /// Dropping it without [`Volume::close`] loses nothing that was flushed.
 pub struct Volume {
     source: Arc<dyn ChunkSource>,
-    base: DiskMap,
-    frozen: Vec<DeltaReader>,
-    own: Option<Delta>,
+    /// Held for reading by every write until it is done, so that whoever holds it for writing meets none in flight.
+    layers: RwLock<Arc<Layers>>,
     size_bytes: u64,
     first_touch: FirstTouch,
-}
-
-/// The layer that a block reads from.
-#[derive(Clone, Copy)]
-enum Layer<'a> {
-    Own(&'a Delta),
-    Frozen(&'a DeltaReader),
-    Base,
-}
-
-impl PartialEq for Layer<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Layer::Own(_), Layer::Own(_)) | (Layer::Base, Layer::Base) => true,
-            (Layer::Frozen(one), Layer::Frozen(other)) => std::ptr::eq(*one, *other),
-            _ => false,
-        }
-    }
+    rotations: Mutex<()>,
 }
 
 impl Volume {
@@ -86,8 +75,9 @@ impl Volume {
             let count = frozen.len();
             return Err(Error::invalid(format!("{count} frozen deltas are too many for a volume")));
         }
-        let frozen = frozen.iter().map(|dir| DeltaReader::open(dir)).collect::<Result<Vec<_>>>()?;
-        let own = own.map(|dir| Delta::open(&dir)).transpose()?;
+        let open = |dir: &PathBuf| DeltaReader::open(dir).map(Arc::new);
+        let frozen = frozen.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let own = own.map(|dir| Delta::open(&dir).map(Arc::new)).transpose()?;
         if let Some(delta) = frozen.iter().find(|delta| delta.size_bytes() > size_bytes) {
             let id = delta.id();
             return Err(Error::invalid(format!("frozen delta {id} belongs to a larger disk")));
@@ -98,34 +88,43 @@ impl Volume {
                 "delta {id} belongs to a disk of {len} bytes, not of {size_bytes}"
             )));
         }
-        let base = DiskMap::open(source.clone(), base)?;
-        Ok(Volume { source, base, frozen, own, size_bytes, first_touch: FirstTouch::default() })
+        let base = Arc::new(DiskMap::open(source.clone(), base)?);
+        let layers = Layers { base, frozen, own, recorded: Recorded::already() };
+        Ok(Volume {
+            source,
+            layers: RwLock::new(Arc::new(layers)),
+            size_bytes,
+            first_touch: FirstTouch::default(),
+            rotations: Mutex::default(),
+        })
     }
 
     /// Flushes, and records that the volume was left in good order, so that a shortened record of its delta is noticed.
     /// The volume can be used on. Does nothing for a read-only one.
     pub fn close(&self) -> Result<()> {
-        self.own.as_ref().map_or(Ok(()), Delta::close)
+        self.flushable()?.map_or(Ok(()), |own| own.close())
     }
 
     /// Number of blocks written or zeroed since the base, in all deltas together.
     pub fn blocks_modified(&self) -> u64 {
-        let frozen = self.frozen.iter().map(DeltaReader::members);
-        let mut all = frozen.fold(roaring::RoaringBitmap::new(), |all, members| all | members);
-        if let Some(own) = &self.own {
-            all |= own.members().all();
-        }
-        all.len()
+        self.layers().blocks_modified()
     }
 
     /// Space that the deltas take on their file system, in bytes.
     pub fn delta_bytes_allocated(&self) -> Result<u64> {
-        let own = self.own.as_ref().map_or(Ok(0), Delta::allocated_bytes)?;
-        self.frozen.iter().try_fold(own, |sum, delta| Ok(sum + delta.allocated_bytes()?))
+        self.layers().allocated_bytes()
     }
 
-    fn writable(&self) -> Result<&Delta> {
-        self.own.as_ref().ok_or_else(|| Error::invalid("the disk is read-only"))
+    /// The layers as they are now. Those below the own delta stay what they are for whoever holds this.
+    fn layers(&self) -> Arc<Layers> {
+        self.layers.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The delta whose flush covers everything that was answered so far; none for a read-only volume.
+    fn flushable(&self) -> Result<Option<Arc<Delta>>> {
+        let layers = self.layers();
+        layers.recorded.wait()?;
+        Ok(layers.own.clone())
     }
 
     fn check(&self, offset: u64, len_bytes: u64) -> Result<()> {
@@ -137,29 +136,11 @@ impl Volume {
             ))),
         }
     }
-
-    /// The layer of `block`, and how many blocks from it on, up to `end`, have the same. Costs a look-up in each delta for
-    /// each block; callers bound the range.
-    fn locate(&self, block: u64, end: u64) -> (Layer<'_>, u64) {
-        let members = self.own.as_ref().map(Delta::members);
-        let layer_of = |block| self.layer_of(members.as_ref(), block);
-        let layer = layer_of(block);
-        let rest = (block + 1..end).take_while(|next| layer_of(*next) == layer);
-        (layer, 1 + rest.count() as u64)
-    }
-
-    fn layer_of(&self, own: Option<&MembersGuard<'_>>, block: u64) -> Layer<'_> {
-        if own.is_some_and(|members| members.contains(block)) {
-            return self.own.as_ref().map_or(Layer::Base, Layer::Own);
-        }
-        let frozen = self.frozen.iter().find(|delta| delta.contains(block));
-        frozen.map_or(Layer::Base, Layer::Frozen)
-    }
 }
 
 impl BlockDevice for Volume {
     fn geometry(&self) -> Geometry {
-        Geometry { size_bytes: self.size_bytes, read_only: self.own.is_none() }
+        Geometry { size_bytes: self.size_bytes, read_only: self.layers().own.is_none() }
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
@@ -175,7 +156,7 @@ impl BlockDevice for Volume {
     }
 
     fn flush(&self) -> Result<()> {
-        self.writable()?.flush()
+        self.flushable()?.ok_or_else(read_only)?.flush()
     }
 
     fn discard(&self, offset: u64, len_bytes: u64) -> Result<()> {
@@ -194,4 +175,8 @@ impl BlockDevice for Volume {
     ) -> Result<Vec<BlockStatus>> {
         self.status(offset, len_bytes, runs_max)
     }
+}
+
+fn read_only() -> Error {
+    Error::invalid("the disk is read-only")
 }

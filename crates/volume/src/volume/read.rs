@@ -1,9 +1,10 @@
 //! Reading: newest layer first, each chunk decoded once.
 
-use super::{Layer, Volume};
-use crate::map::ChunkPlace;
+use super::{Layer, Layers, Volume};
+use crate::map::{ChunkPlace, DiskMap};
 use silt_store::{Chunk, KeyContext};
 use silt_types::{BLOCK_SIZE_BYTES, ChunkId, Result};
+use std::sync::PoisonError;
 
 /// How far a read may go for what it needs.
 #[derive(Clone, Copy)]
@@ -20,31 +21,40 @@ type Last = Option<(ChunkId, Chunk)>;
 impl Volume {
     pub(super) fn read(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         self.check(offset, buf.len() as u64)?;
-        self.read_layers(buf, offset, Effort::Any).map(|_| ())
+        // Nobody is kept waiting while chunks are fetched.
+        self.read_layers(&self.layers(), buf, offset, Effort::Any).map(|_| ())
     }
 
     /// True if all of it was hot; else `buf` may be filled in part.
     pub(super) fn read_if_hot(&self, buf: &mut [u8], offset: u64) -> Result<bool> {
         self.check(offset, buf.len() as u64)?;
-        self.read_layers(buf, offset, Effort::Hot)
+        let layers = self.layers.read().unwrap_or_else(PoisonError::into_inner);
+        self.read_layers(&layers, buf, offset, Effort::Hot)
     }
 
     /// Reads a whole block, even where the disk ends within it; it is zero from there on.
     pub(super) fn read_block(
         &self,
+        layers: &Layers,
         buf: &mut [u8; BLOCK_SIZE_BYTES as usize],
         block: u64,
     ) -> Result<()> {
-        self.read_layers(buf, block * BLOCK_SIZE_BYTES, Effort::Any).map(|_| ())
+        self.read_layers(layers, buf, block * BLOCK_SIZE_BYTES, Effort::Any).map(|_| ())
     }
 
-    fn read_layers(&self, buf: &mut [u8], offset: u64, effort: Effort) -> Result<bool> {
+    fn read_layers(
+        &self,
+        layers: &Layers,
+        buf: &mut [u8],
+        offset: u64,
+        effort: Effort,
+    ) -> Result<bool> {
         let end_block = (offset + buf.len() as u64).div_ceil(BLOCK_SIZE_BYTES);
         let (mut rest, mut at) = (buf, offset);
         let mut last = None;
         while !rest.is_empty() {
             let block = at / BLOCK_SIZE_BYTES;
-            let (layer, blocks) = self.locate(block, end_block);
+            let (layer, blocks) = layers.locate(block, end_block);
             let run_end = (block + blocks) * BLOCK_SIZE_BYTES;
             let len = rest.len().min((run_end - at) as usize);
             let (part, behind) = rest.split_at_mut(len);
@@ -52,7 +62,7 @@ impl Volume {
                 Layer::Own(own) => own.read_at(part, at)?,
                 Layer::Frozen(delta) => delta.read_at(part, at)?,
                 Layer::Base => {
-                    if !self.read_base(part, at, effort, &mut last)? {
+                    if !self.read_base(&layers.base, part, at, effort, &mut last)? {
                         return Ok(false);
                     }
                 }
@@ -65,18 +75,19 @@ impl Volume {
 
     fn read_base(
         &self,
+        base: &DiskMap,
         buf: &mut [u8],
         offset: u64,
         effort: Effort,
         last: &mut Last,
     ) -> Result<bool> {
-        let base_len = self.base.disk_id().size_bytes;
+        let base_len = base.disk_id().size_bytes;
         let (mut rest, mut at) = (buf, offset);
         while !rest.is_empty() && at < base_len {
             let block = at / BLOCK_SIZE_BYTES;
             let extent = match effort {
-                Effort::Any => self.base.lookup(block)?,
-                Effort::Hot => match self.base.lookup_hot(block)? {
+                Effort::Any => base.lookup(block)?,
+                Effort::Hot => match base.lookup_hot(block)? {
                     Some(extent) => extent,
                     None => return Ok(false),
                 },

@@ -1,6 +1,6 @@
 //! Telling holes and zeros, without reading data.
 
-use super::{Layer, Volume};
+use super::{Layer, Layers, Volume};
 use crate::device::BlockStatus;
 use silt_types::{BLOCK_SIZE_BYTES, Error, Result};
 
@@ -20,15 +20,16 @@ impl Volume {
         if len_bytes == 0 || runs_max == 0 {
             return Err(Error::invalid("the status of nothing was asked for"));
         }
+        let layers = self.layers();
         let end = offset + len_bytes.min(STATUS_LEN_MAX);
         let mut runs: Vec<BlockStatus> = Vec::new();
         let mut at = offset;
         while at < end {
             let (layer, blocks) =
-                self.locate(at / BLOCK_SIZE_BYTES, end.div_ceil(BLOCK_SIZE_BYTES));
+                layers.locate(at / BLOCK_SIZE_BYTES, end.div_ceil(BLOCK_SIZE_BYTES));
             let run_end = ((at / BLOCK_SIZE_BYTES + blocks) * BLOCK_SIZE_BYTES).min(end);
             while at < run_end {
-                let (len_bytes, hole) = self.hole_at(layer, at, run_end)?;
+                let (len_bytes, hole) = layers.hole_at(layer, at, run_end)?;
                 let full = runs.len() == runs_max;
                 match runs.last_mut() {
                     Some(last) if last.hole == hole => last.len_bytes += len_bytes,
@@ -40,7 +41,9 @@ impl Volume {
         }
         Ok(runs)
     }
+}
 
+impl Layers {
     fn hole_at(&self, layer: Layer<'_>, at: u64, end: u64) -> Result<(u64, bool)> {
         let space = match layer {
             Layer::Own(own) => own.space_at(at, end)?,

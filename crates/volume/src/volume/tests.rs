@@ -1,3 +1,5 @@
+mod rotation;
+
 use super::*;
 use crate::{DiskMap, MapBuilder};
 use proptest::prelude::*;

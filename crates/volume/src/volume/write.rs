@@ -1,8 +1,9 @@
 //! Writing and zeroing: into the own delta, block by block where a block joins, in place where it is in already.
 
-use super::{Layer, Volume};
+use super::{Layer, Layers, Volume};
 use crate::delta::{Delta, Space};
 use silt_types::{BLOCK_SIZE_BYTES, BlockRange, Result};
+use std::sync::{Arc, PoisonError, RwLockReadGuard};
 
 const BLOCK: usize = BLOCK_SIZE_BYTES as usize;
 const ZERO_BLOCK: [u8; BLOCK] = [0; BLOCK];
@@ -12,7 +13,16 @@ const ZERO_BLOCKS_MAX: u64 = 1 << 18;
 
 impl Volume {
     pub(super) fn write(&self, buf: &[u8], offset: u64) -> Result<()> {
-        let own = self.writable()?;
+        self.write_over(&self.layers_to_write(), buf, offset)
+    }
+
+    /// The layers, which stay as they are until the guard is dropped: a rotation waits for it.
+    fn layers_to_write(&self) -> RwLockReadGuard<'_, Arc<Layers>> {
+        self.layers.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_over(&self, layers: &Layers, buf: &[u8], offset: u64) -> Result<()> {
+        let own = layers.writable()?;
         self.check(offset, buf.len() as u64)?;
         if own.members().contains_all(blocks_touched(offset, buf.len() as u64)) {
             return own.overwrite(buf, offset);
@@ -23,7 +33,7 @@ impl Volume {
         let (whole, tail) = rest.split_at(rest.len() / BLOCK * BLOCK);
         let first = (offset + head_len as u64) / BLOCK_SIZE_BYTES;
         if !head.is_empty() {
-            self.write_part(own, head, offset)?;
+            self.write_part(layers, own, head, offset)?;
         }
         if !whole.is_empty() {
             let blocks = BlockRange { start: first, len: (whole.len() / BLOCK) as u64 };
@@ -31,13 +41,13 @@ impl Volume {
             own.write_blocks(whole, first)?;
         }
         if !tail.is_empty() {
-            self.write_part(own, tail, first * BLOCK_SIZE_BYTES + whole.len() as u64)?;
+            self.write_part(layers, own, tail, first * BLOCK_SIZE_BYTES + whole.len() as u64)?;
         }
         Ok(())
     }
 
     /// Writes a part of one block. See [`super::first_touch`] for the lock.
-    fn write_part(&self, own: &Delta, part: &[u8], offset: u64) -> Result<()> {
+    fn write_part(&self, layers: &Layers, own: &Delta, part: &[u8], offset: u64) -> Result<()> {
         let block = offset / BLOCK_SIZE_BYTES;
         if own.members().contains(block) {
             return own.overwrite(part, offset);
@@ -47,20 +57,20 @@ impl Volume {
             return own.overwrite(part, offset);
         }
         let mut merged = ZERO_BLOCK;
-        self.read_block(&mut merged, block)?;
+        self.read_block(layers, &mut merged, block)?;
         let start = (offset % BLOCK_SIZE_BYTES) as usize;
         merged[start..start + part.len()].copy_from_slice(part);
         own.write_blocks(&merged, block)
     }
 
     pub(super) fn discard_whole_blocks(&self, offset: u64, len_bytes: u64) -> Result<()> {
-        let own = self.writable()?;
+        self.layers_to_write().writable()?;
         self.check(offset, len_bytes)?;
-        self.zero_blocks(own, blocks_inside(offset, len_bytes), Space::Release)
+        self.zero_blocks(blocks_inside(offset, len_bytes), Space::Release)
     }
 
     pub(super) fn zero(&self, offset: u64, len_bytes: u64, may_unmap: bool) -> Result<()> {
-        let own = self.writable()?;
+        self.layers_to_write().writable()?;
         self.check(offset, len_bytes)?;
         let space = if may_unmap { Space::Release } else { Space::Keep };
         let whole = blocks_inside(offset, len_bytes);
@@ -72,18 +82,21 @@ impl Volume {
         }
         let (start, end) = (whole.start * BLOCK_SIZE_BYTES, whole.end() * BLOCK_SIZE_BYTES);
         self.write(&ZERO_BLOCK[..(start - offset) as usize], offset)?;
-        self.zero_blocks(own, whole, space)?;
+        self.zero_blocks(whole, space)?;
         self.write(&ZERO_BLOCK[..(offset + len_bytes - end) as usize], end)
     }
 
-    fn zero_blocks(&self, own: &Delta, blocks: BlockRange, space: Space) -> Result<()> {
+    fn zero_blocks(&self, blocks: BlockRange, space: Space) -> Result<()> {
         let mut start = blocks.start;
         while start < blocks.end() {
+            // Taken for each part anew, so that a rotation does not wait for a guest that discards its whole disk.
+            let layers = self.layers_to_write();
+            let own = layers.writable()?;
             let len = (blocks.end() - start).min(ZERO_BLOCKS_MAX);
             let part = BlockRange { start, len };
             match space {
                 Space::Keep => self.zero_now(own, part, space)?,
-                Space::Release => self.zero_where_needed(own, part)?,
+                Space::Release => self.zero_where_needed(&layers, own, part)?,
             }
             start += len;
         }
@@ -92,16 +105,16 @@ impl Volume {
 
     /// Zeroes what does not read as zero for ever already: blocks that no delta has and the base does not map need no
     /// record. So a guest that discards a fresh disk, as mkfs does, adds nothing.
-    fn zero_where_needed(&self, own: &Delta, blocks: BlockRange) -> Result<()> {
+    fn zero_where_needed(&self, layers: &Layers, own: &Delta, blocks: BlockRange) -> Result<()> {
         let mut needed = BlockRange { start: blocks.start, len: 0 };
         let mut at = blocks.start;
         while at < blocks.end() {
-            let (layer, len) = self.locate(at, blocks.end());
+            let (layer, len) = layers.locate(at, blocks.end());
             let run_end = at + len;
             while at < run_end {
                 let (zero, len) = match layer {
                     Layer::Own(_) | Layer::Frozen(_) => (false, run_end - at),
-                    Layer::Base => self.base_zero_at(at, run_end)?,
+                    Layer::Base => layers.base_zero_at(at, run_end)?,
                 };
                 if zero {
                     self.zero_now(own, needed, Space::Release)?;
@@ -121,15 +134,6 @@ impl Volume {
         }
         let _no_merges = self.first_touch.replace(blocks);
         own.zero_blocks(blocks, space)
-    }
-
-    /// Whether the base reads as zero at a block, and for how many blocks up to `end` that can be told at once.
-    pub(super) fn base_zero_at(&self, block: u64, end: u64) -> Result<(bool, u64)> {
-        if block * BLOCK_SIZE_BYTES >= self.base.disk_id().size_bytes {
-            return Ok((true, end - block));
-        }
-        let extent = self.base.lookup(block)?;
-        Ok((extent.place.is_none(), extent.len_blocks.min(end - block)))
     }
 }
 
