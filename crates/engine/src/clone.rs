@@ -1,77 +1,121 @@
-//! Cloning: a new volume on what another disk holds now, at the cost of one record.
+//! Cloning: new volumes on what another disk holds now, at the cost of a record each.
 
-use crate::engine::{Engine, now_ns};
-use silt_format::FROZEN_DELTAS_MAX;
-use silt_store::{FrozenDelta, Named, VolumeRecord};
+use crate::{
+    engine::{Engine, now_ns},
+    freeze::apply_in,
+};
+use silt_store::{Change, FrozenDelta, Named, VolumeRecord};
 use silt_sys::durability::random_bytes;
-use silt_types::{DeltaId, Error, ErrorKind, Name, Result, VolumeId};
-use silt_volume::Delta;
+use silt_types::{DeltaId, DiskId, DiskName, Error, Name, Result, SnapshotId, VolumeId};
+use std::collections::HashSet;
 
 /// What to clone.
 #[derive(Clone, Debug)]
 pub struct CloneRequest {
-    /// The image or volume to begin from.
-    pub source: Name,
-    /// Name of the new volume.
-    pub volume: Name,
+    /// The image, volume or snapshot to begin from.
+    pub source: DiskName,
+    /// Names of the new volumes, each once; at least one.
+    pub volumes: Vec<Name>,
+}
+
+/// What a clone begins from.
+struct Beginning {
+    base: DiskId,
+    size_bytes: u64,
+    frozen: Vec<FrozenDelta>,
+    head: Option<SnapshotId>,
+    volume: Option<VolumeId>,
 }
 
 impl Engine {
-    /// Makes a new volume that begins as `source` is now. The source may be changed or removed afterwards.
+    /// Makes new volumes that begin as `source` is now: all of them or, on any error, none. The source may be changed or
+    /// removed afterwards.
     ///
-    /// A volume that was written since it was made freezes its delta, which both share from then on. `Busy` if it is
-    /// served, or has as many frozen deltas as it can have. Costs a transaction, whatever the size of the disk.
-    pub fn clone_volume(&self, request: &CloneRequest) -> Result<VolumeRecord> {
-        let source = self.find(&request.source)?;
-        let mut record = VolumeRecord {
-            name: request.volume.clone(),
-            id: VolumeId::from_bytes(random_bytes()?),
-            base: silt_types::DiskId { root: silt_types::DiskId::ZERO_ROOT, size_bytes: 0 },
-            size_bytes: 0,
-            frozen: Vec::new(),
-            own: DeltaId::from_bytes(random_bytes()?),
-            generation: 1,
-            source: request.source.clone(),
-            created_ns: now_ns(),
-        };
-        match source {
-            Named::Image(image) => {
-                record.base = image.disk;
-                record.size_bytes = image.disk.size_bytes;
-                self.store.add_volume(&record)?;
-            }
-            Named::Volume(source) => self.clone_of_volume(&mut record, source)?,
+    /// A volume that was written since it was made, or last frozen, freezes its delta, which all share from then on; its
+    /// server is asked to, if it has one. Costs one transaction, whatever the size of the disk.
+    pub fn clone_disk(&self, request: &CloneRequest) -> Result<Vec<VolumeRecord>> {
+        let CloneRequest { source, volumes } = request;
+        let distinct: HashSet<_> = volumes.iter().collect();
+        if distinct.len() != volumes.len() || volumes.is_empty() {
+            return Err(Error::invalid("clones need names, each its own"));
         }
-        Ok(record)
+        match self.find(source)? {
+            Named::Image(image) => {
+                let beginning = Beginning {
+                    base: image.disk,
+                    size_bytes: image.disk.size_bytes,
+                    frozen: Vec::new(),
+                    head: None,
+                    volume: None,
+                };
+                self.store.change("cannot publish the volume", |change| {
+                    publish(change, request, &beginning)
+                })
+            }
+            Named::Snapshot(snapshot) => self.store.change("cannot publish the volume", |change| {
+                // Its oldest deltas may have become a part of its base since it was found.
+                let snapshot = change.snapshot(snapshot.id)?;
+                let beginning = Beginning {
+                    base: snapshot.base,
+                    size_bytes: snapshot.size_bytes,
+                    frozen: snapshot.frozen,
+                    head: Some(snapshot.id),
+                    volume: Some(snapshot.volume),
+                };
+                publish(change, request, &beginning)
+            }),
+            Named::Volume(volume) => self.clone_volume(request, &volume),
+        }
     }
 
-    fn clone_of_volume(&self, record: &mut VolumeRecord, mut source: VolumeRecord) -> Result<()> {
-        let _lock = self.lock_if_made(&source)?;
-        // Only now can it not change any more.
-        source = self.unchanged(&source)?;
-        let own = self.store.paths().delta(source.id, source.own);
-        let delta = if own.exists() { Some(Delta::open(&own)?) } else { None };
-        let written = delta.filter(|delta| delta.blocks_modified() > 0);
-        record.base = source.base;
-        record.size_bytes = source.size_bytes;
-        let Some(delta) = written else {
-            record.frozen = source.frozen;
-            return self.store.add_volume(record);
-        };
-        if source.frozen.len() == FROZEN_DELTAS_MAX {
-            let message = format!(
-                "volume {} reads through {FROZEN_DELTAS_MAX} frozen deltas already and cannot freeze another one",
-                source.name
-            );
-            return Err(Error::new(ErrorKind::Busy, message));
+    fn clone_volume(
+        &self,
+        request: &CloneRequest,
+        volume: &VolumeRecord,
+    ) -> Result<Vec<VolumeRecord>> {
+        let (turn, frozen) = self.freeze_with_room(volume)?;
+        let published = self.store.change("cannot publish the volume", |change| {
+            let volume = apply_in(change, volume, &frozen)?;
+            let beginning = Beginning {
+                base: volume.base,
+                size_bytes: volume.size_bytes,
+                frozen: volume.frozen,
+                head: volume.head,
+                volume: Some(volume.id),
+            };
+            publish(change, request, &beginning)
+        });
+        if published.is_err() {
+            // What was frozen stays so, and the catalog says it if it can.
+            let _ = self.follow(volume, &frozen);
         }
-        // From here on it never changes; what a killed server had written and not flushed becomes durable with it.
-        delta.freeze()?;
-        self.sync_names_of(&source)?;
-        source.frozen.insert(0, FrozenDelta { delta: source.own, home: source.id });
-        source.own = DeltaId::from_bytes(random_bytes()?);
-        source.generation += 1;
-        record.frozen = source.frozen.clone();
-        self.store.add_volume_freezing(record, &source)
+        drop(turn);
+        published
     }
+}
+
+fn publish(
+    change: &mut Change<'_>,
+    request: &CloneRequest,
+    beginning: &Beginning,
+) -> Result<Vec<VolumeRecord>> {
+    let created_ns = now_ns();
+    let records = request.volumes.iter().map(|name| {
+        let record = VolumeRecord {
+            name: name.clone(),
+            id: VolumeId::from_bytes(random_bytes()?),
+            base: beginning.base,
+            size_bytes: beginning.size_bytes,
+            frozen: beginning.frozen.clone(),
+            own: DeltaId::from_bytes(random_bytes()?),
+            generation: 1,
+            head: beginning.head,
+            source: request.source.clone(),
+            source_volume: beginning.volume,
+            created_ns,
+        };
+        change.add_volume(&record)?;
+        Ok(record)
+    });
+    records.collect()
 }

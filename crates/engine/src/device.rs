@@ -1,14 +1,20 @@
-//! Opening disks: an image or a volume as a block device.
+//! Opening disks: an image, a snapshot or a volume as a block device.
 
 use crate::engine::Engine;
 use silt_format::VolumeHeader;
-use silt_store::{ImageRecord, Named, VolumeRecord};
+use silt_store::{FrozenDelta, Named, SnapshotRecord, VolumeRecord};
 use silt_sys::durability::{create_dir, sync_dir};
-use silt_types::{Context as _, Error, ErrorKind, Name, Result};
+use silt_types::{Context as _, DeltaId, DiskId, DiskName, Error, ErrorKind, Result};
 use silt_volume::{
     Delta, Volume, VolumeLock, VolumeParts, read_volume_header, write_volume_header,
 };
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// How often a delta may become a part of its base while it is being opened: there are at most eight.
+const SEALED_MEANWHILE_MAX: u32 = 10;
 
 /// A disk that is open, and kept from others as far as that is needed.
 pub(crate) struct OpenDisk {
@@ -19,9 +25,10 @@ pub(crate) struct OpenDisk {
 
 impl Engine {
     /// Opens a disk to read: shared with other readers, `Busy` while somebody writes it.
-    pub(crate) fn open_to_read(&self, name: &Name) -> Result<OpenDisk> {
-        match self.find(name)? {
-            Named::Image(image) => self.open_image(&image),
+    pub(crate) fn open_to_read(&self, name: &DiskName) -> Result<OpenDisk> {
+        self.while_deltas_are_sealed(|| match self.find(name)? {
+            Named::Image(image) => self.open_sealed(image.disk, None),
+            Named::Snapshot(snapshot) => self.open_snapshot(&snapshot),
             Named::Volume(record) => {
                 let folder = self.store.paths().volume(record.id);
                 let lock = match folder.exists() {
@@ -29,10 +36,22 @@ impl Engine {
                     false => None,
                 };
                 // Only now can it not change any more.
-                let record = self.unchanged(&record)?;
+                let record = self.reconciled(&record)?;
                 Ok(OpenDisk { volume: self.read_only_volume(&record)?, lock })
             }
+        })
+    }
+
+    /// A delta may become a part of its base, and be gone, between a look at the catalog and opening it: then another look
+    /// finds the base.
+    pub(crate) fn while_deltas_are_sealed<T>(&self, open: impl Fn() -> Result<T>) -> Result<T> {
+        for _ in 0..SEALED_MEANWHILE_MAX {
+            match open() {
+                Err(error) if error.kind() == ErrorKind::Io && is_not_there(&error) => {}
+                other => return other,
+            }
         }
+        open()
     }
 
     /// A volume as it is now, without writing to its delta; right only while nobody else does.
@@ -45,31 +64,48 @@ impl Engine {
         Volume::open(parts)
     }
 
-    fn open_image(&self, image: &ImageRecord) -> Result<OpenDisk> {
+    fn open_snapshot(&self, snapshot: &SnapshotRecord) -> Result<OpenDisk> {
         let parts = VolumeParts {
             source: Arc::new(self.store.clone()),
-            base: image.disk,
-            size_bytes: image.disk.size_bytes,
-            frozen: Vec::new(),
+            base: snapshot.base,
+            size_bytes: snapshot.size_bytes,
+            frozen: self.folders_of(&snapshot.frozen),
             own: None,
         };
         Ok(OpenDisk { volume: Volume::open(parts)?, lock: None })
     }
 
+    /// A sealed disk; `lock` is kept with it.
+    pub(crate) fn open_sealed(&self, disk: DiskId, lock: Option<VolumeLock>) -> Result<OpenDisk> {
+        let parts = VolumeParts {
+            source: Arc::new(self.store.clone()),
+            base: disk,
+            size_bytes: disk.size_bytes,
+            frozen: Vec::new(),
+            own: None,
+        };
+        Ok(OpenDisk { volume: Volume::open(parts)?, lock })
+    }
+
     /// Opens a volume to read and write: its folder, header and delta are made where there are none. `Busy` while
-    /// anybody else has it open.
-    pub(crate) fn open_to_write(&self, record: &VolumeRecord) -> Result<OpenDisk> {
+    /// anybody else has it open. Answers the record that it was opened by, too.
+    pub(crate) fn open_to_write(&self, record: &VolumeRecord) -> Result<(OpenDisk, VolumeRecord)> {
         let folder = self.store.paths().volume(record.id);
         create_dir(&folder)?;
+        // A command that is at it ends before; after this, commands ask whoever has the lock.
+        let _turn = self.turn(record)?;
         let lock = VolumeLock::acquire(&folder).context(|| in_use(record))?;
-        let record = self.unchanged(record)?;
-        self.bring_header_up_to_date(&record)?;
-        let own = self.own_delta(&record);
-        if !own.exists() {
-            self.create_delta(&record, &own)?;
-        }
-        self.sync_names_of(&record)?;
-        Ok(OpenDisk { volume: Volume::open(self.parts(&record, Some(own)))?, lock: Some(lock) })
+        let (volume, record) = self.while_deltas_are_sealed(|| {
+            let record = self.reconciled(record)?;
+            self.bring_header_up_to_date(&record)?;
+            let own = self.own_delta(&record);
+            if !own.exists() {
+                drop(create_delta(&folder, record.own, record.size_bytes)?);
+            }
+            self.sync_names_of(&record)?;
+            Ok((Volume::open(self.parts(&record, Some(own)))?, record))
+        })?;
+        Ok((OpenDisk { volume, lock: Some(lock) }, record))
     }
 
     /// Makes the names of a volume's folder and of its deltas durable, whoever made them: a process that was killed may
@@ -79,20 +115,7 @@ impl Engine {
         sync_dir(&self.store.paths().volumes())
     }
 
-    /// A delta appears under its name only once it is whole; the caller makes the name durable.
-    fn create_delta(&self, record: &VolumeRecord, own: &PathBuf) -> Result<()> {
-        let folder = self.store.paths().volume(record.id);
-        let temp = folder.join(format!("{}.tmp", record.own));
-        if temp.exists() {
-            std::fs::remove_dir_all(&temp)
-                .map_err(|e| Error::io(format!("cannot remove {}", temp.display()), e))?;
-        }
-        drop(Delta::create(&temp, record.own, record.size_bytes)?);
-        std::fs::rename(&temp, own)
-            .map_err(|e| Error::io(format!("cannot make {}", own.display()), e))
-    }
-
-    /// The header follows the catalog: it is behind after a crash, and never ahead.
+    /// The header follows the catalog, by which the record was reconciled with it before.
     fn bring_header_up_to_date(&self, record: &VolumeRecord) -> Result<()> {
         let folder = self.store.paths().volume(record.id);
         let header = header_of(record);
@@ -112,17 +135,6 @@ impl Engine {
         write_volume_header(&folder, &header)
     }
 
-    /// The record as it is now, for one whose lock was just taken.
-    pub(crate) fn unchanged(&self, record: &VolumeRecord) -> Result<VolumeRecord> {
-        match self.find(&record.name)? {
-            Named::Volume(now) if now.id == record.id => Ok(now),
-            _ => Err(Error::new(
-                ErrorKind::NotFound,
-                format!("volume {} was removed meanwhile", record.name),
-            )),
-        }
-    }
-
     pub(crate) fn own_delta(&self, record: &VolumeRecord) -> PathBuf {
         self.store.paths().delta(record.id, record.own)
     }
@@ -138,19 +150,46 @@ impl Engine {
     }
 
     fn parts(&self, record: &VolumeRecord, own: Option<PathBuf>) -> VolumeParts {
-        let paths = self.store.paths();
         VolumeParts {
             source: Arc::new(self.store.clone()),
             base: record.base,
             size_bytes: record.size_bytes,
-            frozen: record
-                .frozen
-                .iter()
-                .map(|frozen| paths.delta(frozen.home, frozen.delta))
-                .collect(),
+            frozen: self.folders_of(&record.frozen),
             own,
         }
     }
+
+    fn folders_of(&self, frozen: &[FrozenDelta]) -> Vec<PathBuf> {
+        let paths = self.store.paths();
+        frozen.iter().map(|frozen| paths.delta(frozen.home, frozen.delta)).collect()
+    }
+}
+
+/// Whether a file or folder was missing.
+fn is_not_there(error: &Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::NotFound) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// Makes an empty delta in a volume's folder. It appears under its name only once it is whole; the caller makes the name
+/// durable.
+pub(crate) fn create_delta(folder: &Path, id: DeltaId, size_bytes: u64) -> Result<Delta> {
+    let (own, temp) = (folder.join(id.to_string()), folder.join(format!("{id}.tmp")));
+    if temp.exists() {
+        std::fs::remove_dir_all(&temp)
+            .map_err(|e| Error::io(format!("cannot remove {}", temp.display()), e))?;
+    }
+    drop(Delta::create(&temp, id, size_bytes)?);
+    std::fs::rename(&temp, &own)
+        .map_err(|e| Error::io(format!("cannot make {}", own.display()), e))?;
+    Delta::open(&own)
 }
 
 fn in_use(record: &VolumeRecord) -> String {

@@ -1,7 +1,7 @@
 //! The engine: a store, opened.
 
-use silt_store::{ImageRecord, Named, Store, VolumeRecord};
-use silt_types::{Name, Result};
+use silt_store::{Listing, Named, Store, VolumeRecord};
+use silt_types::{Context as _, DiskName, Error, Name, Result};
 use std::{
     path::Path,
     time::{SystemTime, UNIX_EPOCH},
@@ -28,13 +28,26 @@ impl Engine {
     }
 
     /// What a name stands for. `NotFound` if nothing.
-    pub fn find(&self, name: &Name) -> Result<Named> {
+    pub fn find(&self, name: &DiskName) -> Result<Named> {
         self.store.find(name)
     }
 
-    /// Every image and every volume, by name.
-    pub fn list(&self) -> Result<(Vec<ImageRecord>, Vec<VolumeRecord>)> {
+    /// Everything that has a name.
+    pub fn list(&self) -> Result<Listing> {
         self.store.list()
+    }
+
+    /// The volume of this name. `NotFound` if there is none, `Invalid` if the name is an image's.
+    pub(crate) fn find_volume(&self, name: &Name) -> Result<VolumeRecord> {
+        match self.find(&name.clone().into())? {
+            Named::Volume(volume) => Ok(volume),
+            other => Err(Error::invalid(format!("{name} is not a volume but an {}", other.kind()))),
+        }
+    }
+
+    /// The volume as it is now. `NotFound` if it was removed meanwhile.
+    pub(crate) fn volume_now(&self, record: &VolumeRecord) -> Result<VolumeRecord> {
+        self.store.volume(record.id).context(|| format!("volume {} cannot be had", record.name))
     }
 }
 

@@ -9,4 +9,5 @@ pub mod nbd;
 mod socket;
 mod stop;
 
+pub use socket::{SocketFile, connect};
 pub use stop::StopSignal;

@@ -16,14 +16,13 @@ use std::{
     ffi::{OsStr, OsString},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-        unix::ffi::OsStrExt,
+        unix::{ffi::OsStrExt, net::UnixStream},
     },
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
 };
 
-/// The longest socket path in bytes: what fits `sun_path` with its terminating zero. Clients could not name a longer
-/// one, so it is refused although the server could bind it.
+/// The longest socket path that a client can name, in bytes: what fits `sun_path` with its terminating zero.
 const PATH_BYTES_MAX: usize = 107;
 
 /// Connections that wait in the kernel to be accepted: more than one export's clients open at a time.
@@ -31,7 +30,7 @@ pub(crate) const BACKLOG: i32 = 128;
 
 /// A listening Unix socket and its file, which goes with it.
 #[derive(Debug)]
-pub(crate) struct SocketFile {
+pub struct SocketFile {
     listener: OwnedFd,
     folder: OwnedFd,
     name: OsString,
@@ -39,15 +38,30 @@ pub(crate) struct SocketFile {
 }
 
 impl SocketFile {
-    /// Listens at `path`. `Busy` if a live server does already, `AlreadyExists` if something else than a socket is
-    /// there, `Invalid` if it cannot be a socket's path.
+    /// Listens at `path`, which any client can name. `Busy` if a live server does already, `AlreadyExists` if something
+    /// else than a socket is there, `Invalid` if it cannot be a socket's path.
     pub(crate) fn bind(path: &Path) -> Result<SocketFile> {
+        if path.as_os_str().len() > PATH_BYTES_MAX {
+            let why = format!("a socket's path has at most {PATH_BYTES_MAX} bytes");
+            return Err(Error::invalid(format!("cannot listen at {path:?}: {why}")));
+        }
+        SocketFile::bind_private(path)
+    }
+
+    /// The same for clients that use [`connect`], to which paths of any length are good.
+    pub fn bind_private(path: &Path) -> Result<SocketFile> {
         let (folder, name) = open_folder(path)?;
         let (listener, passing) = listen_under_passing_name(path, &folder)?;
         let placed = place(path, &folder, &passing, name);
         let _ = fs::unlinkat(&folder, &passing, AtFlags::empty());
         let identity = identity(&placed?);
         Ok(SocketFile { listener, folder, name: name.to_owned(), identity })
+    }
+
+    /// The next client that waits; waits for one.
+    pub fn accept(&self) -> Result<UnixStream> {
+        let accepted = net::accept_with(&self.listener, SocketFlags::CLOEXEC);
+        accepted.map(UnixStream::from).map_err(|errno| Error::io("cannot accept", errno.into()))
     }
 
     /// Takes the file away, so that nobody finds the socket any more. Doing so again does nothing.
@@ -71,6 +85,21 @@ impl Drop for SocketFile {
     }
 }
 
+/// Connects to the socket at `path`, however long that is. `None` if nobody listens there.
+pub fn connect(path: &Path) -> Result<Option<UnixStream>> {
+    let failed =
+        |errno: Errno| Error::io(format!("cannot connect to {}", path.display()), errno.into());
+    let (folder, name) = open_folder(path)?;
+    let socket =
+        net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+            .map_err(failed)?;
+    match net::connect(&socket, &address_in(&folder, name).map_err(failed)?) {
+        Ok(()) => Ok(Some(UnixStream::from(socket))),
+        Err(Errno::NOENT | Errno::CONNREFUSED) => Ok(None),
+        Err(errno) => Err(failed(errno)),
+    }
+}
+
 fn identity(stat: &Stat) -> (u64, u64) {
     (stat.st_dev, stat.st_ino)
 }
@@ -81,9 +110,6 @@ fn failed(path: &Path, errno: Errno) -> Error {
 
 fn open_folder(path: &Path) -> Result<(OwnedFd, &OsStr)> {
     let invalid = |why: &str| Error::invalid(format!("cannot listen at {path:?}: {why}"));
-    if path.as_os_str().len() > PATH_BYTES_MAX {
-        return Err(invalid(&format!("a socket's path has at most {PATH_BYTES_MAX} bytes")));
-    }
     if path.as_os_str().as_bytes().contains(&0) {
         return Err(invalid("a path has no zero byte"));
     }
@@ -163,10 +189,7 @@ fn refuse_unless_stale(path: &Path, folder: &OwnedFd, name: &OsStr, found: &Stat
 mod tests {
     use super::*;
     use std::{
-        os::unix::{
-            fs::MetadataExt,
-            net::{UnixListener, UnixStream},
-        },
+        os::unix::{fs::MetadataExt, net::UnixListener},
         process::Command,
     };
 
@@ -180,6 +203,21 @@ mod tests {
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
         drop(socket);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn our_own_clients_reach_sockets_that_no_other_could_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let deep = folder.path().join("d".repeat(200));
+        std::fs::create_dir(&deep).unwrap();
+        let path = deep.join("s");
+        assert!(connect(&path).unwrap().is_none());
+        assert_eq!(SocketFile::bind(&path).unwrap_err().kind(), ErrorKind::Invalid);
+        let socket = SocketFile::bind_private(&path).unwrap();
+        let client = connect(&path).unwrap().unwrap();
+        assert!(socket.accept().is_ok());
+        drop((client, socket));
+        assert!(connect(&path).unwrap().is_none());
     }
 
     #[test]

@@ -53,13 +53,13 @@ pub(crate) struct Source {
     pub(crate) bytes_read: u64,
 }
 
-/// `AlreadyExists` before any work is done; the publication checks again.
-pub(crate) fn refuse_taken_name(store: &Store, options: &BuildOptions) -> Result<()> {
-    match store.find(&options.name) {
-        Ok(Named::Image(_)) if options.replace => Ok(()),
+/// `AlreadyExists`, before any work is done, if an image cannot have a name; the publication checks again. With `replace`
+/// it may be an image's.
+pub fn refuse_taken_name(store: &Store, name: &Name, replace: bool) -> Result<()> {
+    match store.find(&name.clone().into()) {
+        Ok(Named::Image(_)) if replace => Ok(()),
         Ok(other) => {
-            let message =
-                format!("the name {} is taken by the {} of that name", options.name, other.kind());
+            let message = format!("the name {name} is taken by the {} of that name", other.kind());
             Err(Error::new(ErrorKind::AlreadyExists, message))
         }
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),

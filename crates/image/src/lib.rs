@@ -7,5 +7,5 @@ mod assemble;
 mod contents;
 mod directory;
 
-pub use assemble::{BuildOptions, BuiltImage};
+pub use assemble::{BuildOptions, BuiltImage, refuse_taken_name};
 pub use directory::{Owner, build_from_directory};

@@ -3,7 +3,7 @@
 //! The lock dies with its holder, however that ends; neither process numbers nor clocks are asked. What an ingest finds
 //! or writes is kept alive by its lease until its roots are published.
 
-use crate::paths::StorePaths;
+use crate::{paths::StorePaths, store::Store};
 use silt_sys::durability;
 use silt_types::{Context as _, LeaseId, Result};
 use std::{
@@ -11,8 +11,8 @@ use std::{
     path::PathBuf,
 };
 
-/// A lease held by this process.
-pub(crate) struct Lease {
+/// A lease held by this process; see [`Store::lease`].
+pub struct Lease {
     id: LeaseId,
     path: PathBuf,
     _file: File,
@@ -29,8 +29,21 @@ impl Lease {
         Ok(Lease { id, path, _file: file })
     }
 
-    pub(crate) fn id(&self) -> LeaseId {
+    /// Its id, by which others can ask whether it is held.
+    pub fn id(&self) -> LeaseId {
         self.id
+    }
+}
+
+impl Store {
+    /// Takes a lease for work in progress, which ends with its holder.
+    pub fn lease(&self) -> Result<Lease> {
+        Lease::take(self.paths())
+    }
+
+    /// Whether somebody holds a lease.
+    pub fn is_leased(&self, id: LeaseId) -> Result<bool> {
+        is_held(&self.paths().leases().join(id.to_string()))
     }
 }
 

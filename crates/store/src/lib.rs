@@ -22,6 +22,7 @@ pub use chunk::{Chunk, ChunkKind, ChunkSink, ChunkSource, Domain, KeyContext, Me
 pub use codec::Compression;
 pub use index::PackTotals;
 pub use ingest::{Ingest, IngestCounts};
+pub use lease::Lease;
 pub use paths::StorePaths;
 pub use store::{Store, StoreTotals};
 pub use verify::Findings;

@@ -1,7 +1,7 @@
 //! The store as a whole: making it, opening it, reading chunks, reading and changing the catalog.
 
 use crate::{
-    catalog::{self, Change, Listing, Named},
+    catalog::{self, Change, Listing, Named, SnapshotRecord, VolumeRecord},
     chunk::{Chunk, ChunkSource, Domain, KeyContext},
     codec,
     database::Database,
@@ -12,7 +12,7 @@ use crate::{
 use quick_cache::{Weighter, sync::Cache};
 use silt_format::{CommitSlot, StoreFile};
 use silt_sys::durability;
-use silt_types::{ChunkId, Context as _, DiskName, Error, ErrorKind, PackId, Result};
+use silt_types::{ChunkId, Context as _, DiskName, Error, ErrorKind, PackId, Result, SnapshotId, VolumeId};
 use std::{
     collections::HashMap,
     fs,
@@ -119,6 +119,18 @@ impl Store {
             let what = if name.snapshot.is_some() { "snapshot" } else { "image or volume" };
             Error::new(ErrorKind::NotFound, format!("there is no {what} {name}"))
         })
+    }
+
+    /// The volume with this id, whatever its name is now. `NotFound` if it was removed since its id was learnt.
+    pub fn volume(&self, id: VolumeId) -> Result<VolumeRecord> {
+        let doing = "cannot look a volume up";
+        self.shared.database.read_at_once(doing, |c| catalog::volume(c, id))
+    }
+
+    /// The snapshot with this id, whatever its name is now. `NotFound` if it was removed since its id was learnt.
+    pub fn snapshot(&self, id: SnapshotId) -> Result<SnapshotRecord> {
+        let doing = "cannot look a snapshot up";
+        self.shared.database.read_at_once(doing, |c| catalog::snapshot(c, id))
     }
 
     /// Every image, volume and snapshot, by name.

@@ -11,6 +11,6 @@ pub use device::{BlockDevice, BlockStatus, Geometry, MemoryDevice};
 pub use folder::{VolumeLock, read_volume_header, write_volume_header};
 pub use map::{
     ChunkPlace, DiskMap, Extent, Extents, MapBuilder, MapChange, MapVisitor, MappedExtent,
-    update_map,
+    shrink_map, update_map,
 };
 pub use volume::{Volume, VolumeParts};

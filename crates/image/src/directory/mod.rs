@@ -34,7 +34,7 @@ pub fn build_from_directory(
     progress: &dyn Progress,
 ) -> Result<BuiltImage> {
     let root = Root::open(dir)?;
-    assemble::refuse_taken_name(store, options)?;
+    assemble::refuse_taken_name(store, &options.name, options.replace)?;
     let problems = Problems::new(dir);
     progress.begin("walking", 0);
     let walked = walk::walk(&root, owner, &problems)?;

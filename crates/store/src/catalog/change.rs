@@ -6,7 +6,7 @@
 use super::{
     FrozenDelta, ImageRecord, Named, SnapshotRecord, State, VolumeRecord, look_up,
     look_up_snapshot,
-    row::{read_all, read_one},
+    row::read_all,
     snapshots_of,
 };
 use crate::database::sql_error;
@@ -31,14 +31,12 @@ impl<'a> Change<'a> {
 
     /// The volume with this id as it is now. `NotFound` if it was removed since its id was learnt.
     pub fn volume(&self, id: VolumeId) -> Result<VolumeRecord> {
-        let found = read_one(self.tx, "id = ?", [id.as_bytes()])?;
-        found.ok_or_else(|| gone("the volume"))
+        super::volume(self.tx, id)
     }
 
     /// The snapshot with this id as it is now. `NotFound` if it was removed since its id was learnt.
     pub fn snapshot(&self, id: SnapshotId) -> Result<SnapshotRecord> {
-        let found = read_one(self.tx, "id = ?", [id.as_bytes()])?;
-        found.ok_or_else(|| gone("the snapshot"))
+        super::snapshot(self.tx, id)
     }
 
     /// The snapshots of a volume, in the order in which they were taken.
@@ -190,10 +188,6 @@ impl<'a> Change<'a> {
 
 fn cannot_write(error: rusqlite::Error) -> Error {
     sql_error("cannot write the catalog", error)
-}
-
-fn gone(what: &str) -> Error {
-    Error::new(ErrorKind::NotFound, format!("{what} was removed meanwhile"))
 }
 
 fn taken(name: &Name, by: &Named) -> Error {

@@ -24,7 +24,7 @@ pub use volume::VolumeRecord;
 
 use row::{read_all, read_one};
 use rusqlite::Connection;
-use silt_types::{DiskName, Error, ErrorKind, Name, Result, VolumeId};
+use silt_types::{DiskName, Error, ErrorKind, Name, Result, SnapshotId, VolumeId};
 
 /// What a name stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +78,18 @@ pub(crate) fn find(connection: &Connection, name: &DiskName) -> Result<Option<Na
         None => list(connection).map(|_| None),
         found => Ok(found),
     }
+}
+
+/// The volume with an id. `NotFound` if it was removed since the id was learnt.
+pub(crate) fn volume(connection: &Connection, id: VolumeId) -> Result<VolumeRecord> {
+    let found = read_one(connection, "id = ?", [id.as_bytes()])?;
+    found.ok_or_else(|| Error::new(ErrorKind::NotFound, "the volume was removed meanwhile"))
+}
+
+/// The snapshot with an id. `NotFound` if it was removed since the id was learnt.
+pub(crate) fn snapshot(connection: &Connection, id: SnapshotId) -> Result<SnapshotRecord> {
+    let found = read_one(connection, "id = ?", [id.as_bytes()])?;
+    found.ok_or_else(|| Error::new(ErrorKind::NotFound, "the snapshot was removed meanwhile"))
 }
 
 /// Looks a name up by its rows alone, whatever else there is: for who is about to take it.

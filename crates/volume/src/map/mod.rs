@@ -9,6 +9,7 @@
 mod build;
 mod node;
 mod read;
+mod shrink;
 mod update;
 mod walk;
 
@@ -17,6 +18,7 @@ mod tests;
 
 pub use build::MapBuilder;
 pub use read::DiskMap;
+pub use shrink::shrink_map;
 pub use update::update_map;
 pub use walk::{Extents, MapVisitor};
 

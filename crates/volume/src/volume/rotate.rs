@@ -55,9 +55,12 @@ impl Volume {
         self.layers().base.disk_id()
     }
 
-    /// Blocks in the own delta; those of a read-only disk are none.
-    pub fn own_blocks(&self) -> u64 {
-        self.layers().own.as_ref().map_or(0, |own| own.blocks_modified())
+    /// Whether the own delta says anything that the layers below do not: blocks, or that the disk has grown.
+    pub fn needs_freezing(&self) -> bool {
+        let layers = self.layers();
+        let below = layers.frozen.first().map(|newest| newest.size_bytes());
+        layers.own.as_ref().is_some_and(|own| own.blocks_modified() > 0)
+            || below.unwrap_or(layers.base.disk_id().size_bytes) < self.size_bytes
     }
 
     /// Freezes the own delta and goes on in `next`, which is empty. Reads and writes go on; a write waits for those in

@@ -1,0 +1,101 @@
+//! Snapshots: a kept state of a volume, taken while it is written.
+
+use crate::{
+    engine::{Engine, now_ns},
+    freeze::{Frozen, Turn, apply_in},
+};
+use silt_format::FROZEN_DELTAS_MAX;
+use silt_store::{Change, Named, SnapshotPurpose, SnapshotRecord, VolumeRecord};
+use silt_sys::durability::random_bytes;
+use silt_types::{DiskName, Error, ErrorKind, Name, NoProgress, Result, SnapshotId};
+
+impl Engine {
+    /// Keeps what the volume holds now as `volume@snapshot`. A served volume is asked through its server: writes that were
+    /// answered before are in it, and it is as durable as after a flush. `AlreadyExists` if there is one of that name.
+    ///
+    /// Costs an fsync of what was written since the last flush and a transaction, whatever the size of the disk. Sealing
+    /// is left for later ([`Engine::seal`]), but for the oldest of eight frozen deltas, which a ninth waits for.
+    pub fn snapshot(&self, name: &DiskName) -> Result<SnapshotRecord> {
+        let Some(snapshot) = &name.snapshot else {
+            let message = format!("give the snapshot a name: {name}@NAME");
+            return Err(Error::invalid(message));
+        };
+        let volume = self.find_volume(&name.name)?;
+        self.refuse_taken_snapshot(name)?;
+        let (turn, frozen) = self.freeze_with_room(&volume)?;
+        let published = self.store.change("cannot publish the snapshot", |change| {
+            let volume = apply_in(change, &volume, &frozen)?;
+            keep(change, volume, snapshot.clone(), SnapshotPurpose::Asked)
+        });
+        if published.is_err() {
+            // What was frozen stays so, and the catalog says it if it can.
+            let _ = self.follow(&volume, &frozen);
+        }
+        drop(turn);
+        published
+    }
+
+    fn refuse_taken_snapshot(&self, name: &DiskName) -> Result<()> {
+        match self.find(name) {
+            Ok(_) => {
+                let message = format!("there is a snapshot {name} already");
+                Err(Error::new(ErrorKind::AlreadyExists, message))
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Freezes what a volume holds, and seals the oldest of its frozen deltas before where it has no room for another one.
+    /// Nobody else changes the volume before the turn is dropped.
+    pub(crate) fn freeze_with_room(&self, volume: &VolumeRecord) -> Result<(Turn, Frozen)> {
+        loop {
+            let turn = self.turn(volume)?;
+            match self.freeze(volume, &turn) {
+                Ok(frozen) => return Ok((turn, frozen)),
+                Err(error) => {
+                    let now = self.volume_now(volume)?;
+                    if error.kind() != ErrorKind::Busy || now.frozen.len() < FROZEN_DELTAS_MAX {
+                        return Err(error);
+                    }
+                    drop(turn);
+                    self.seal_oldest(&now, &NoProgress)?;
+                }
+            }
+        }
+    }
+}
+
+/// Adds a snapshot of what the record of a volume stands for, all of it frozen, and lets the volume go on from it.
+pub(crate) fn keep(
+    change: &mut Change<'_>,
+    mut volume: VolumeRecord,
+    name: Name,
+    purpose: SnapshotPurpose,
+) -> Result<SnapshotRecord> {
+    let snapshot = SnapshotRecord {
+        id: SnapshotId::from_bytes(random_bytes()?),
+        volume: volume.id,
+        name,
+        base: volume.base,
+        size_bytes: volume.size_bytes,
+        frozen: volume.frozen.clone(),
+        parent: volume.head,
+        purpose,
+        created_ns: now_ns(),
+    };
+    change.add_snapshot(&snapshot)?;
+    if purpose != SnapshotPurpose::Passing {
+        volume.head = Some(snapshot.id);
+        change.put_volume(&volume)?;
+    }
+    Ok(snapshot)
+}
+
+/// What a snapshot is called by, its volume's name as it is now.
+pub(crate) fn snapshot_of(named: Named, name: &DiskName) -> Result<SnapshotRecord> {
+    match named {
+        Named::Snapshot(snapshot) => Ok(snapshot),
+        _ => Err(Error::invalid(format!("{name} is not a snapshot: give VOLUME@NAME"))),
+    }
+}
