@@ -1,9 +1,10 @@
-//! Disk maps, deltas, and the read and write path of volumes.
+//! Disk maps, deltas, sealing, and the read and write path of volumes.
 
 mod delta;
 mod device;
 mod folder;
 mod map;
+mod seal;
 mod volume;
 
 pub use delta::{Delta, DeltaReader, DeltaRun, DeltaRuns, Space};
@@ -13,4 +14,5 @@ pub use map::{
     ChunkPlace, DiskMap, Extent, Extents, MapBuilder, MapChange, MapVisitor, MappedExtent,
     shrink_map, update_map,
 };
+pub use seal::{SealCounts, SealParts, Sealed, seal};
 pub use volume::{Volume, VolumeParts};

@@ -60,6 +60,11 @@ impl<D: DiskRead> Blocks<D> {
         self.disk.size_bytes() / self.block_size_bytes as u64
     }
 
+    /// The first block at or behind `block` that the journal has a newer copy of.
+    pub(super) fn next_overlaid(&self, block: u64) -> Option<u64> {
+        self.overlay.range(block..).next().map(|(block, _)| *block)
+    }
+
     pub(super) fn overlay_len(&self) -> usize {
         self.overlay.len()
     }

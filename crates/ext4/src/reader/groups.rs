@@ -11,11 +11,30 @@ use crate::format::{
 use silt_types::{Error, Result};
 use std::sync::Arc;
 
+/// Answers the first picked block of the file system at or behind the one it is given, if there is one.
+pub type NextPicked<'a> = &'a dyn Fn(u64) -> Option<u64>;
+
 impl<D: DiskRead> Ext4<D> {
     /// The inodes in use, ascending, without the reserved ones but with the root: directories, files, and files that are
     /// open but no longer named. Reads the inode bitmap of each group that ever had an inode.
     pub fn used_inodes(&self) -> UsedInodes<'_, D> {
-        UsedInodes { ext4: self, group: 0, bitmap: [].into(), inodes: 0, next: 0 }
+        UsedInodes {
+            ext4: self,
+            picked: None,
+            group: 0,
+            table: 0,
+            bitmap: [].into(),
+            inodes: 0,
+            next: 0,
+        }
+    }
+
+    /// Those of them that stand in a picked block, or in one that the journal has a newer copy of.
+    pub(super) fn used_inodes_where<'a>(
+        &'a self,
+        next_picked: NextPicked<'a>,
+    ) -> UsedInodes<'a, D> {
+        UsedInodes { picked: Some(next_picked), ..self.used_inodes() }
     }
 
     /// The block that holds inode `number`, and the inode's first byte in it.
@@ -76,6 +95,21 @@ impl<D: DiskRead> Ext4<D> {
         geometry.group_start(first) + u64::from(geometry.superblock.group_has_copy(first.into()))
     }
 
+    /// The first block of the inode table of `group`, all of which lies on the file system, and the block behind it.
+    fn inode_table(&self, group: u32) -> Result<(u64, u64)> {
+        let geometry = self.geometry();
+        let table = self.descriptor(group)?.inode_table;
+        let len = geometry.inodes_per_group.div_ceil(self.inodes_per_block());
+        if !geometry.holds(table, len.into()) {
+            return Err(damage(group, "its inode table lies outside the file system"));
+        }
+        Ok((table, table + u64::from(len)))
+    }
+
+    fn inodes_per_block(&self) -> u32 {
+        self.geometry().block_size_bytes / self.geometry().inode_size_bytes
+    }
+
     /// The inode bitmap of `group` and how many of its inodes it speaks for.
     fn inode_bitmap(&self, group: u32) -> Result<(Arc<[u8]>, u32)> {
         let geometry = self.geometry();
@@ -105,12 +139,53 @@ impl<D: DiskRead> Ext4<D> {
 /// Iterator over the inodes in use. A damaged group is one error, and the iteration goes on with the next.
 pub struct UsedInodes<'a, D> {
     ext4: &'a Ext4<D>,
+    /// Which blocks of the inode tables count; all of them if there is none.
+    picked: Option<NextPicked<'a>>,
     /// The group after the one that is being walked.
     group: u32,
+    /// Where the walked group has its inodes, if blocks are picked.
+    table: u64,
     bitmap: Arc<[u8]>,
     /// Inodes of the walked group that the bitmap speaks for, and the next to look at.
     inodes: u32,
     next: u32,
+}
+
+impl<D: DiskRead> UsedInodes<'_, D> {
+    /// Begins with the next group, of which no inode may count.
+    fn enter_group(&mut self) -> Result<()> {
+        let group = self.group;
+        (self.inodes, self.next, self.group) = (0, 0, group + 1);
+        if let Some(picked) = self.picked {
+            let (start, end) = self.ext4.inode_table(group)?;
+            if self.ext4.next_picked(picked, start).is_none_or(|block| block >= end) {
+                return Ok(());
+            }
+            self.table = start;
+        }
+        (self.bitmap, self.inodes) = self.ext4.inode_bitmap(group)?;
+        Ok(())
+    }
+
+    /// Passes over the inodes of blocks that do not count, up to the first of one that does or the end of the group.
+    fn skip_unpicked(&mut self) {
+        let per_block = self.ext4.inodes_per_block();
+        let Some(picked) = self.picked.filter(|_| self.next.is_multiple_of(per_block)) else {
+            return;
+        };
+        let at = self.table + u64::from(self.next / per_block);
+        let found = self.ext4.next_picked(picked, at).map(|block| block - at);
+        let skipped = found.and_then(|blocks| u32::try_from(blocks).ok()?.checked_mul(per_block));
+        self.next = skipped.map_or(self.inodes, |inodes| self.next.saturating_add(inodes));
+    }
+}
+
+impl<D: DiskRead> Ext4<D> {
+    /// The first block at or behind `block` that counts.
+    fn next_picked(&self, picked: NextPicked<'_>, block: u64) -> Option<u64> {
+        let picked = picked(block).filter(|found| *found >= block);
+        picked.into_iter().chain(self.blocks().next_overlaid(block)).min()
+    }
 }
 
 impl<D: DiskRead> Iterator for UsedInodes<'_, D> {
@@ -120,6 +195,10 @@ impl<D: DiskRead> Iterator for UsedInodes<'_, D> {
         let geometry = self.ext4.geometry();
         loop {
             while self.next < self.inodes {
+                self.skip_unpicked();
+                if self.next >= self.inodes {
+                    break;
+                }
                 let index = self.next;
                 self.next += 1;
                 if self.bitmap[index as usize / 8] >> (index % 8) & 1 == 0 {
@@ -134,10 +213,8 @@ impl<D: DiskRead> Iterator for UsedInodes<'_, D> {
             if self.group == geometry.groups {
                 return None;
             }
-            (self.inodes, self.next, self.group) = (0, 0, self.group + 1);
-            match self.ext4.inode_bitmap(self.group - 1) {
-                Ok((bitmap, inodes)) => (self.bitmap, self.inodes) = (bitmap, inodes),
-                Err(error) => return Some(Err(error)),
+            if let Err(error) = self.enter_group() {
+                return Some(Err(error));
             }
         }
     }

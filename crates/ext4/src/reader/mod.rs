@@ -26,9 +26,9 @@ mod xattr;
 pub use directory::VisitEntry;
 pub use disk::{DiskRead, FileDisk};
 pub use extents::{Extent, Extents};
-pub use groups::UsedInodes;
+pub use groups::{NextPicked, UsedInodes};
 pub use inode::{Inode, InodeKind, InodeNumber};
-pub use survey::SurveyGaps;
+pub use survey::{SurveyGaps, VisitExtent};
 pub use tree::ReadHierarchy;
 pub use xattr::Xattrs;
 
