@@ -13,6 +13,8 @@ use std::{env, path::PathBuf};
   silt build ./rootfs debian            an image from a folder
   silt clone debian vm1                 a writable volume on it
   silt serve vm1 --nbd /tmp/vm1.sock    attach it to a virtual machine
+  silt snapshot vm1@before              keep what it holds, while it runs
+  silt rollback vm1@before              go back
   silt info vm1                         what it has written since
 
 Exit codes: 0 done, 2 usage, 3 not found, 4 name taken, 5 busy, 6 bad input, 7 corrupt, 8 no space,
@@ -34,6 +36,13 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     Build(commands::build::Args),
     Clone(commands::clone::Args),
+    Snapshot(commands::snapshot::Args),
+    Rollback(commands::rollback::Args),
+    Commit(commands::commit::Args),
+    Flatten(commands::flatten::Args),
+    Seal(commands::sealing::Args),
+    Rename(commands::rename::Args),
+    Resize(commands::resize::Args),
     Ls(commands::ls::Args),
     Info(commands::info::Args),
     Rm(commands::rm::Args),

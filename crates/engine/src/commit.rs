@@ -3,13 +3,11 @@
 use crate::{
     engine::{Engine, now_ns},
     freeze::apply_in,
-    seal::SealReport,
+    seal::{Contended, SealReport},
     snapshot::keep,
 };
 use silt_store::{ImageRecord, Named, SnapshotPurpose, SnapshotRecord};
-use silt_types::{
-    BLOCK_SIZE_BYTES, DiskId, DiskName, Error, Name, Progress, Result,
-};
+use silt_types::{BLOCK_SIZE_BYTES, DiskId, DiskName, Error, Name, Progress, Result};
 use silt_volume::DiskMap;
 use std::sync::Arc;
 
@@ -39,10 +37,11 @@ impl Engine {
                 let lease = self.store.lease()?;
                 let name: Name = lease.id().to_string().parse()?;
                 let (turn, frozen) = self.freeze_with_room(&volume)?;
-                let passing = self.store.change("cannot hold the state of the volume", |change| {
-                    let volume = apply_in(change, &volume, &frozen)?;
-                    keep(change, volume, name.clone(), SnapshotPurpose::Passing)
-                })?;
+                let passing =
+                    self.store.change("cannot hold the state of the volume", |change| {
+                        let volume = apply_in(change, &volume, &frozen)?;
+                        keep(change, volume, name.clone(), SnapshotPurpose::Passing)
+                    })?;
                 drop(turn);
                 let disk = self.seal_snapshot(&passing, progress);
                 let published =
@@ -95,6 +94,6 @@ impl Engine {
         let (turn, frozen) = self.freeze_with_room(&record)?;
         self.follow(&record, &frozen)?;
         drop(turn);
-        self.seal(Some(volume), progress)
+        self.seal(Some(volume), Contended::Wait, progress)
     }
 }

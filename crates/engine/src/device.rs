@@ -1,12 +1,13 @@
 //! Opening disks: an image, a snapshot or a volume as a block device.
 
 use crate::engine::Engine;
+use silt_ext4::reader::DiskRead;
 use silt_format::VolumeHeader;
 use silt_store::{FrozenDelta, Named, SnapshotRecord, VolumeRecord};
-use silt_sys::durability::{create_dir, sync_dir};
+use silt_sys::durability::create_dir;
 use silt_types::{Context as _, DeltaId, DiskId, DiskName, Error, ErrorKind, Result};
 use silt_volume::{
-    Delta, Volume, VolumeLock, VolumeParts, read_volume_header, write_volume_header,
+    BlockDevice, Delta, Volume, VolumeLock, VolumeParts, read_volume_header, write_volume_header,
 };
 use std::{
     path::{Path, PathBuf},
@@ -64,7 +65,7 @@ impl Engine {
         Volume::open(parts)
     }
 
-    fn open_snapshot(&self, snapshot: &SnapshotRecord) -> Result<OpenDisk> {
+    pub(crate) fn open_snapshot(&self, snapshot: &SnapshotRecord) -> Result<OpenDisk> {
         let parts = VolumeParts {
             source: Arc::new(self.store.clone()),
             base: snapshot.base,
@@ -106,13 +107,6 @@ impl Engine {
             Ok((Volume::open(self.parts(&record, Some(own)))?, record))
         })?;
         Ok((OpenDisk { volume, lock: Some(lock) }, record))
-    }
-
-    /// Makes the names of a volume's folder and of its deltas durable, whoever made them: a process that was killed may
-    /// have left names that are seen and not durable.
-    pub(crate) fn sync_names_of(&self, record: &VolumeRecord) -> Result<()> {
-        sync_dir(&self.store.paths().volume(record.id))?;
-        sync_dir(&self.store.paths().volumes())
     }
 
     /// The header follows the catalog, by which the record was reconciled with it before.
@@ -206,5 +200,18 @@ pub(crate) fn header_of(record: &VolumeRecord) -> VolumeHeader {
         frozen: record.frozen.iter().map(|frozen| frozen.delta).collect(),
         own: Some(record.own),
         generation: record.generation,
+    }
+}
+
+/// A volume as the ext4 reader takes it.
+pub(crate) struct AsDisk<'a>(pub(crate) &'a Volume);
+
+impl DiskRead for AsDisk<'_> {
+    fn size_bytes(&self) -> u64 {
+        self.0.geometry().size_bytes
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        BlockDevice::read_at(self.0, buf, offset)
     }
 }

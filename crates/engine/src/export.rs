@@ -2,7 +2,7 @@
 
 use crate::engine::Engine;
 use silt_sys::durability::random_bytes;
-use silt_types::{BLOCK_SIZE_BYTES, Context as _, Error, ErrorKind, Name, Progress, Result};
+use silt_types::{BLOCK_SIZE_BYTES, Context as _, DiskName, Error, ErrorKind, Progress, Result};
 use silt_volume::{BlockDevice, Volume};
 use std::{
     fs::{self, File},
@@ -34,7 +34,7 @@ impl Engine {
     /// device or pipe is written to. `Busy` while the disk is being written. Like a copy, the file is not synced.
     pub fn export_file(
         &self,
-        name: &Name,
+        name: &DiskName,
         path: &Path,
         progress: &dyn Progress,
     ) -> Result<ExportCounts> {
@@ -69,7 +69,7 @@ impl Engine {
     /// Writes the disk to a stream, zeros and all.
     pub fn export_stream(
         &self,
-        name: &Name,
+        name: &DiskName,
         out: &mut dyn Write,
         progress: &dyn Progress,
     ) -> Result<ExportCounts> {

@@ -31,6 +31,11 @@ pub(crate) struct Turn {
 pub(crate) struct Frozen(ServedState);
 
 impl Frozen {
+    /// What a server says of its volume.
+    pub(crate) fn of(state: ServedState) -> Frozen {
+        Frozen(state)
+    }
+
     /// Lets the record follow: its own delta and what was frozen before that join its frozen ones.
     pub(crate) fn apply(&self, record: &mut VolumeRecord) -> Result<()> {
         let ServedState { deltas, generation } = &self.0;
@@ -81,7 +86,8 @@ impl Engine {
             other => other?,
         };
         if header.id != now.id {
-            let message = format!("the header of volume {} is not the one the catalog knows", now.name);
+            let message =
+                format!("the header of volume {} is not the one the catalog knows", now.name);
             return Err(Error::corrupt(message));
         }
         if header.generation <= now.generation {
@@ -116,7 +122,9 @@ impl Engine {
                 Err(error) if error.kind() == ErrorKind::Busy && attempt < SERVER_TRIES => {
                     thread::sleep(SERVER_PAUSE);
                 }
-                Err(error) => return Err(error.context(format!("volume {} cannot be had", now.name))),
+                Err(error) => {
+                    return Err(error.context(format!("volume {} cannot be had", now.name)));
+                }
             }
         }
         Err(Error::internal("the attempts above are endless"))

@@ -1,8 +1,8 @@
 //! What there is to know of a name, and of the store.
 
-use crate::engine::Engine;
-use silt_store::{ChunkKind, Named, VolumeRecord};
-use silt_types::{BLOCK_SIZE_BYTES, DiskId, ErrorKind, Name, Result, TreeId};
+use crate::{control::ControlClient, engine::Engine, freeze::Frozen};
+use silt_store::{ChunkKind, Listing, Named, SnapshotPurpose, SnapshotRecord, VolumeRecord};
+use silt_types::{BLOCK_SIZE_BYTES, DiskId, DiskName, ErrorKind, Result, TreeId, VolumeId};
 use silt_volume::{DiskMap, Volume, VolumeLock};
 use std::{sync::Arc, time::Duration};
 
@@ -19,14 +19,14 @@ pub struct ServedBy {
     pub address: Option<String>,
 }
 
-/// What there is to know of an image or a volume.
+/// What there is to know of an image, a volume or a snapshot.
 #[derive(Clone, Debug)]
 pub struct NameInfo {
     /// The name.
-    pub name: Name,
-    /// `image` or `volume`.
+    pub name: DiskName,
+    /// `image`, `volume` or `snapshot`.
     pub kind: &'static str,
-    /// The sealed disk it is; `None` for a volume with unsealed writes.
+    /// The sealed disk it is; `None` for a volume or snapshot with unsealed writes.
     pub disk_id: Option<DiskId>,
     /// The tree it was built from.
     pub tree_id: Option<TreeId>,
@@ -38,11 +38,13 @@ pub struct NameInfo {
     pub delta_bytes_allocated: u64,
     /// Length of the nodes of its disk map, in bytes.
     pub map_bytes: u64,
-    /// The sealed disk below a volume.
+    /// The sealed disk below a volume or snapshot.
     pub base: Option<DiskId>,
     /// Name that a volume was cloned from.
-    pub source: Option<Name>,
-    /// Frozen deltas between a volume and its base.
+    pub source: Option<DiskName>,
+    /// Snapshots of a volume.
+    pub snapshots: u64,
+    /// Frozen deltas between a volume or snapshot and its base.
     pub frozen_deltas: usize,
     /// When it was made, in nanoseconds since 1970.
     pub created_ns: i64,
@@ -79,20 +81,27 @@ pub struct StoreInfo {
     pub images: u64,
     /// Number of volumes.
     pub volumes: u64,
+    /// Number of snapshots.
+    pub snapshots: u64,
 }
 
 impl Engine {
     /// What there is to know of a name. Reads the whole disk map of its base.
-    pub fn info(&self, name: &Name) -> Result<NameInfo> {
+    pub fn info(&self, name: &DiskName) -> Result<NameInfo> {
+        self.while_deltas_are_sealed(|| self.info_now(name))
+    }
+
+    fn info_now(&self, name: &DiskName) -> Result<NameInfo> {
         let named = self.find(name)?;
         let base = match &named {
             Named::Image(image) => image.disk,
             Named::Volume(volume) => volume.base,
+            Named::Snapshot(snapshot) => snapshot.base,
         };
         let map_bytes = DiskMap::open(Arc::new(self.store.clone()), base)?.map_bytes()?;
         match named {
             Named::Image(image) => Ok(NameInfo {
-                name: image.name,
+                name: name.clone(),
                 kind: "image",
                 disk_id: Some(image.disk),
                 tree_id: image.tree,
@@ -102,16 +111,45 @@ impl Engine {
                 map_bytes,
                 base: None,
                 source: None,
+                snapshots: 0,
                 frozen_deltas: 0,
                 created_ns: image.created_ns,
                 served_by: None,
             }),
-            Named::Volume(volume) => self.volume_info(volume, map_bytes),
+            Named::Volume(volume) => self.volume_info(name, volume, map_bytes),
+            Named::Snapshot(snapshot) => {
+                let disk = self.open_snapshot(&snapshot)?.volume;
+                Ok(NameInfo {
+                    name: name.clone(),
+                    kind: "snapshot",
+                    disk_id: snapshot.disk_id(),
+                    tree_id: None,
+                    size_bytes: snapshot.size_bytes,
+                    blocks_modified: disk.blocks_modified(),
+                    delta_bytes_allocated: disk.delta_bytes_allocated()?,
+                    map_bytes,
+                    base: Some(snapshot.base),
+                    source: None,
+                    snapshots: 0,
+                    frozen_deltas: snapshot.frozen.len(),
+                    created_ns: snapshot.created_ns,
+                    served_by: None,
+                })
+            }
         }
     }
 
-    fn volume_info(&self, volume: VolumeRecord, map_bytes: u64) -> Result<NameInfo> {
+    fn volume_info(
+        &self,
+        name: &DiskName,
+        mut volume: VolumeRecord,
+        map_bytes: u64,
+    ) -> Result<NameInfo> {
         let served_by = self.served_by(&volume)?;
+        if let Some(server) = ControlClient::connect(self.store.paths(), &volume)? {
+            // It may be ahead of the catalog.
+            Frozen::of(server.state()?).apply(&mut volume)?;
+        }
         let disk = self.volume_at_rest(&volume, served_by.is_some())?;
         let (blocks_modified, delta_bytes_allocated) =
             (disk.blocks_modified(), disk.delta_bytes_allocated()?);
@@ -119,7 +157,7 @@ impl Engine {
             && volume.size_bytes == volume.base.size_bytes
             && served_by.is_none();
         Ok(NameInfo {
-            name: volume.name,
+            name: name.clone(),
             kind: "volume",
             disk_id: is_base.then_some(volume.base),
             tree_id: None,
@@ -129,10 +167,19 @@ impl Engine {
             map_bytes,
             base: Some(volume.base),
             source: Some(volume.source),
+            snapshots: self.snapshots_shown(volume.id)?,
             frozen_deltas: volume.frozen.len(),
             created_ns: volume.created_ns,
             served_by,
         })
+    }
+
+    fn snapshots_shown(&self, volume: VolumeId) -> Result<u64> {
+        let snapshots = self.list()?.snapshots;
+        let shown = |snapshot: &&SnapshotRecord| {
+            snapshot.volume == volume && snapshot.purpose != SnapshotPurpose::Passing
+        };
+        Ok(snapshots.iter().filter(shown).count() as u64)
     }
 
     /// The record of a delta that is being written may be met in the middle of an append, and look damaged; a moment
@@ -164,7 +211,7 @@ impl Engine {
     /// What the store holds. Costs a row for each pack and each name.
     pub fn store_info(&self) -> Result<StoreInfo> {
         let totals = self.store.totals()?;
-        let (images, volumes) = self.list()?;
+        let Listing { images, volumes, snapshots } = self.list()?;
         let bytes = |kind: ChunkKind| totals.chunks.bytes[kind as usize - 1];
         let metadata = [ChunkKind::DiskData, ChunkKind::MapNode, ChunkKind::TreeNode].map(bytes);
         Ok(StoreInfo {
@@ -182,6 +229,7 @@ impl Engine {
             bytes_stored: totals.chunks.bytes_stored,
             images: images.len() as u64,
             volumes: volumes.len() as u64,
+            snapshots: snapshots.len() as u64,
         })
     }
 }

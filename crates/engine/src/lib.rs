@@ -4,21 +4,37 @@
 
 mod build;
 mod clone;
+mod commit;
+mod control;
 mod device;
 mod engine;
 mod export;
+mod freeze;
 mod info;
 mod remove;
+mod rename;
+mod resize;
+mod rollback;
+mod seal;
 mod serve;
+mod snapshot;
 mod verify;
 
 pub use build::BuildRequest;
 pub use clone::CloneRequest;
+pub use commit::CommitRequest;
 pub use engine::{CACHE_SIZE_BYTES_DEFAULT, Engine};
 pub use export::ExportCounts;
 pub use info::{NameInfo, ServedBy, StoreInfo};
+pub use resize::ResizeRequest;
+pub use rollback::{RollbackRequest, RolledBack};
+pub use seal::{Contended, SealReport};
 pub use serve::{Served, Serving};
 pub use silt_export::{StopSignal, nbd::Listen};
 pub use silt_image::{BuiltImage, Owner};
-pub use silt_store::{Compression, ImageRecord, IngestCounts, Named, VolumeRecord};
+pub use silt_store::{
+    Compression, FrozenDelta, ImageRecord, IngestCounts, Listing, Named, SnapshotPurpose,
+    SnapshotRecord, VolumeRecord,
+};
+pub use silt_volume::SealCounts;
 pub use verify::{Damage, VerifyReport};

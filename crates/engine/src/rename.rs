@@ -12,7 +12,8 @@ impl Engine {
             (None, None) => &to.name,
             (Some(_), Some(snapshot)) if from.name == to.name => snapshot,
             _ => {
-                let message = format!("{from} cannot become {to}: a snapshot stays with its volume");
+                let message =
+                    format!("{from} cannot become {to}: a snapshot stays with its volume");
                 return Err(Error::invalid(message));
             }
         };

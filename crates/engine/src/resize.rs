@@ -1,9 +1,6 @@
 //! Other lengths of a volume's disk. The file system on it is its guest's to grow.
 
-use crate::{
-    engine::Engine,
-    freeze::apply_in,
-};
+use crate::{engine::Engine, freeze::apply_in};
 use silt_store::{FrozenDelta, VolumeRecord};
 use silt_sys::durability::random_bytes;
 use silt_types::{
@@ -28,11 +25,7 @@ impl Engine {
     /// Gives a volume another length. What is added reads as zero. It becomes shorter only with `shrink`, and only if the
     /// part that goes is empty, or behind the end of its ext4: `Invalid` otherwise. `Busy` if it is served, since NBD has
     /// no way to tell a client. Growing costs a transaction; shrinking seals the volume first.
-    pub fn resize(
-        &self,
-        request: &ResizeRequest,
-        progress: &dyn Progress,
-    ) -> Result<VolumeRecord> {
+    pub fn resize(&self, request: &ResizeRequest, progress: &dyn Progress) -> Result<VolumeRecord> {
         let size = request.size_bytes;
         if size == 0 || size > DISK_SIZE_BYTES_MAX {
             let message = format!("a disk has 1 byte to 16 TiB, not {size} bytes");
@@ -44,7 +37,8 @@ impl Engine {
         }
         if !request.shrink {
             let (name, now) = (&volume.name, format_size(volume.size_bytes));
-            let message = format!("volume {name} has {now} and would lose its end: allow it with --shrink");
+            let message =
+                format!("volume {name} has {now} and would lose its end: allow it with --shrink");
             return Err(Error::invalid(message));
         }
         self.shrink(&volume, size, progress)
@@ -90,7 +84,8 @@ impl Engine {
         }
         self.must_be_free(&before, size_bytes)?;
         let ingest = self.store.ingest(silt_store::Compression::default())?;
-        let base = shrink_map(&self.store, &ingest, before.base, size_bytes.min(before.base.size_bytes))?;
+        let base =
+            shrink_map(&self.store, &ingest, before.base, size_bytes.min(before.base.size_bytes))?;
         let doing = "cannot resize the volume";
         let shrunk = ingest.publish(doing, Vec::new(), |change| {
             let now = change.volume(before.id)?;

@@ -14,9 +14,15 @@ use silt_format::RootRecord;
 use silt_store::{
     Compression, FrozenDelta, Listing, SnapshotPurpose, SnapshotRecord, VolumeRecord,
 };
-use silt_types::{Context as _, DeltaId, DiskId, LeaseId, Name, Progress, Result, VolumeId};
+use silt_types::{Context as _, DeltaId, DiskId, Error, LeaseId, Name, Progress, Result, VolumeId};
 use silt_volume::{DeltaReader, SealCounts, SealParts, seal};
-use std::{collections::HashSet, fs::File, io, ops::AddAssign as _, sync::Arc};
+use std::{
+    collections::HashSet,
+    fs::{File, TryLockError},
+    io,
+    ops::AddAssign as _,
+    sync::Arc,
+};
 
 /// What was sealed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +33,15 @@ pub struct SealReport {
     pub counts: SealCounts,
     /// Bytes that were new to the store, before compression.
     pub bytes_new: u64,
+}
+
+/// What to do about a delta that another process is sealing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contended {
+    /// Wait until it is done.
+    Wait,
+    /// Leave it, and what stands on it, to that process, which looks for more when it is done.
+    Leave,
 }
 
 /// The oldest delta of somebody, and the sealed disk below it: what is sealed as one.
@@ -43,20 +58,25 @@ impl Pair {
 }
 
 impl Engine {
-    /// Seals everything that is frozen of a volume and its snapshots, or of all volumes. Where another process is at it, it
-    /// is waited for. Reads what the deltas hold, at most once for each; bounded memory. `NoSpace` leaves everything as it
-    /// is, to be sealed later.
-    pub fn seal(&self, volume: Option<&Name>, progress: &dyn Progress) -> Result<SealReport> {
+    /// Seals everything that is frozen of a volume and its snapshots, or of all volumes. Reads what the deltas hold, once;
+    /// bounded memory. `NoSpace` leaves everything as it is, to be sealed later.
+    pub fn seal(
+        &self,
+        volume: Option<&Name>,
+        contended: Contended,
+        progress: &dyn Progress,
+    ) -> Result<SealReport> {
         let volume = volume.map(|name| self.find_volume(name)).transpose()?;
         self.remove_passing_leftovers()?;
         let mut report = SealReport::default();
         loop {
             let pairs = pairs_of(&self.list()?, volume.as_ref().map(|volume| volume.id));
-            if pairs.is_empty() {
-                return Ok(report);
+            let mut done = false;
+            for pair in &pairs {
+                done |= self.seal_pair(pair, contended, progress, &mut report)?;
             }
-            for pair in pairs {
-                self.seal_pair(&pair, progress, &mut report)?;
+            if !done {
+                return Ok(report);
             }
         }
     }
@@ -69,7 +89,7 @@ impl Engine {
     ) -> Result<SealReport> {
         let mut report = SealReport::default();
         if let Some(pair) = Pair::of(volume.base, &volume.frozen) {
-            self.seal_pair(&pair, progress, &mut report)?;
+            self.seal_pair(&pair, Contended::Wait, progress, &mut report)?;
         }
         Ok(report)
     }
@@ -85,32 +105,44 @@ impl Engine {
             let now = self.store.snapshot(snapshot.id)?;
             match (now.disk_id(), Pair::of(now.base, &now.frozen)) {
                 (Some(disk), _) => return Ok(disk),
-                (None, Some(pair)) => self.seal_pair(&pair, progress, &mut report)?,
+                (None, Some(pair)) => {
+                    self.seal_pair(&pair, Contended::Wait, progress, &mut report)?;
+                }
                 (None, None) => {
                     let message = format!("snapshot {} is longer than all it is made of", now.name);
-                    return Err(silt_types::Error::corrupt(message));
+                    return Err(Error::corrupt(message));
                 }
             }
         }
     }
 
+    /// Seals one delta. False if it is left to another process.
     fn seal_pair(
         &self,
         pair: &Pair,
+        contended: Contended,
         progress: &dyn Progress,
         report: &mut SealReport,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let folder = self.store.paths().delta(pair.oldest.home, pair.oldest.delta);
         let lock = match File::open(&folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && !self.is_wanted(pair)? => {
-                return Ok(());
+                return Ok(true);
             }
             other => other.context(|| format!("cannot open the delta {}", folder.display()))?,
         };
-        // Whoever wrote the delta, or is sealing it.
-        lock.lock().context(|| format!("cannot lock the delta {}", folder.display()))?;
+        // Against whoever is sealing it, or was writing it until now.
+        let failed = || format!("cannot lock the delta {}", folder.display());
+        match contended {
+            Contended::Wait => lock.lock().context(failed)?,
+            Contended::Leave => match lock.try_lock() {
+                Err(TryLockError::WouldBlock) => return Ok(false),
+                Err(TryLockError::Error(error)) => return Err(Error::io(failed(), error)),
+                Ok(()) => {}
+            },
+        }
         if !self.is_wanted(pair)? {
-            return self.remove_unneeded([pair.oldest]);
+            return self.remove_unneeded([pair.oldest]).map(|()| true);
         }
         let ingest = self.store.ingest(Compression::default())?;
         let delta = DeltaReader::open(&folder)?;
@@ -131,7 +163,8 @@ impl Engine {
         report.counts.add_assign(sealed.counts);
         report.bytes_new += counts.bytes_new;
         moved.iter().for_each(|volume| self.tell_server(volume));
-        self.remove_unneeded([pair.oldest])
+        self.remove_unneeded([pair.oldest])?;
+        Ok(true)
     }
 
     /// Whether somebody still stands on it.

@@ -1,21 +1,26 @@
 //! Serving a disk to block clients.
 
-use crate::engine::Engine;
+use crate::{
+    control::{ControlServer, ServedVolume},
+    device::OpenDisk,
+    engine::Engine,
+    remove::remove_folder,
+};
 use silt_export::{
     StopSignal,
     nbd::{Listen, Server},
 };
-use silt_store::Named;
+use silt_store::{Named, StorePaths, VolumeRecord};
 use silt_sys::durability::create_dir;
-use silt_types::{Error, Name, Result};
-use silt_volume::{BlockDevice as _, Geometry};
-use std::sync::Arc;
+use silt_types::{Context as _, DiskName, Error, Name, Result};
+use silt_volume::{BlockDevice as _, Geometry, VolumeLock};
+use std::{path::PathBuf, sync::Arc};
 
 /// What to serve, and how.
 #[derive(Clone, Debug)]
 pub struct Serving {
-    /// The volume; an image too where `read_only` is set.
-    pub name: Name,
+    /// The volume; an image or a snapshot too where `read_only` is set.
+    pub name: DiskName,
     /// Where clients connect, with NBD.
     pub listen: Listen,
     /// Whether writes are refused. Several processes may serve a volume that nobody writes.
@@ -40,34 +45,69 @@ impl Engine {
         stop: &StopSignal,
         ready: impl FnOnce(&Served),
     ) -> Result<()> {
-        let disk = match (self.find(&serving.name)?, serving.read_only) {
-            (named, true) => {
-                if let Named::Volume(record) = &named {
-                    // A volume that was never written has no folder, and so nothing to lock.
-                    create_dir(&self.store.paths().volume(record.id))?;
-                }
-                self.open_to_read(&serving.name)?
-            }
-            (Named::Volume(record), false) => self.open_to_write(&record)?,
-            (Named::Image(_), false) => {
-                let message = format!(
-                    "{} is an image and never changes: clone it, or serve it read-only",
-                    serving.name
-                );
-                return Err(Error::invalid(message));
-            }
-        };
+        let (disk, written) = self.open_to_serve(serving)?;
         let server = Server::bind(&serving.listen)?;
         if let Some(lock) = &disk.lock {
             lock.note(&format!("{} {}", std::process::id(), server.address()))?;
         }
-        ready(&Served { address: server.address().clone(), geometry: disk.volume.geometry() });
         let volume = Arc::new(disk.volume);
+        let control = written.map(|record| {
+            let paths = self.store.paths().clone();
+            ControlServer::start(ServedVolume::new(volume.clone(), paths, record))
+        });
+        let control = control.transpose()?;
+        ready(&Served { address: server.address().clone(), geometry: volume.geometry() });
         let served = server.run(volume.clone(), stop);
+        drop(control);
         let closed = volume.close();
         if let Some(lock) = &disk.lock {
             lock.note("")?;
         }
         served.and(closed)
     }
+
+    /// Opens what is to be served; the record too of a volume that is to be written.
+    fn open_to_serve(&self, serving: &Serving) -> Result<(OpenDisk, Option<VolumeRecord>)> {
+        match (self.find(&serving.name)?, serving.read_only) {
+            (Named::Image(image), true) => {
+                let folder = use_folder(self.store.paths(), &image.name);
+                create_dir(&folder)?;
+                let lock = VolumeLock::share(&folder)?;
+                Ok((self.open_sealed(image.disk, Some(lock))?, None))
+            }
+            (named, true) => {
+                if let Named::Volume(record) = &named {
+                    // A volume that was never written has no folder, and so nothing to lock.
+                    create_dir(&self.store.paths().volume(record.id))?;
+                }
+                Ok((self.open_to_read(&serving.name)?, None))
+            }
+            (Named::Volume(record), false) => {
+                let (disk, record) = self.open_to_write(&record)?;
+                Ok((disk, Some(record)))
+            }
+            (other, false) => {
+                let (name, kind) = (&serving.name, other.kind());
+                let message =
+                    format!("{name}, {kind}, never changes: clone it, or serve it read-only");
+                Err(Error::invalid(message))
+            }
+        }
+    }
+}
+
+/// Where the lock of those who serve an image is.
+fn use_folder(paths: &StorePaths, image: &Name) -> PathBuf {
+    paths.run().join(format!("{image}.image"))
+}
+
+/// `Busy`, naming who, if somebody serves the image. What killed servers left is removed.
+pub(crate) fn image_in_use(paths: &StorePaths, image: &Name) -> Result<()> {
+    let folder = use_folder(paths, image);
+    if !folder.exists() {
+        return Ok(());
+    }
+    let lock = VolumeLock::acquire(&folder).context(|| format!("image {image} cannot be had"))?;
+    drop(lock);
+    remove_folder(&folder)
 }

@@ -1,7 +1,8 @@
 //! Verification of everything: what the store holds, and whether every name has what it needs.
 
 use crate::{device::header_of, engine::Engine};
-use silt_store::{Findings, VolumeRecord};
+use silt_format::VolumeHeader;
+use silt_store::{Findings, FrozenDelta, Listing, VolumeRecord};
 use silt_tree::{Tree, TreeContent, TreeKind};
 use silt_types::{ChunkId, DiskId, Error, ErrorKind, Progress, Result, TreeId};
 use silt_volume::{DeltaReader, DiskMap, MapVisitor, VolumeLock, read_volume_header};
@@ -32,6 +33,8 @@ pub struct VerifyReport {
     pub images: u64,
     /// Volumes whose base, header and deltas were checked.
     pub volumes: u64,
+    /// Snapshots whose base and deltas were checked.
+    pub snapshots: u64,
     /// Volumes whose own delta was left out because it is being written.
     pub volumes_in_use: Vec<String>,
     /// Everything wrong.
@@ -49,7 +52,7 @@ impl Engine {
             bytes: findings.bytes,
             ..VerifyReport::default()
         };
-        let (images, volumes) = match self.list() {
+        let Listing { images, volumes, snapshots } = match self.list() {
             Ok(listed) => listed,
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 report_findings(&mut report, findings, &Needs::default());
@@ -70,12 +73,24 @@ impl Engine {
             self.walk_disk(&format!("volume {}", volume.name), volume.base, &findings, &mut needs);
             let damages = self.check_volume(volume, &mut report)?;
             // One that was removed or cloned meanwhile took its files away, or gave them to others.
-            if damages.is_empty() || self.unchanged(volume).is_ok_and(|now| now == *volume) {
+            if damages.is_empty() || self.volume_now(volume).is_ok_and(|now| now == *volume) {
+                report.damages.extend(damages);
+            }
+        }
+        for snapshot in &snapshots {
+            let of = volumes.iter().find(|volume| volume.id == snapshot.volume);
+            let of = of.map_or("?", |volume| volume.name.as_str());
+            let name = format!("snapshot {of}@{}", snapshot.name);
+            self.walk_disk(&name, snapshot.base, &findings, &mut needs);
+            let damages = self.check_frozen(&name, &snapshot.frozen);
+            let unchanged = || self.store.snapshot(snapshot.id).is_ok_and(|now| now == *snapshot);
+            if damages.is_empty() || unchanged() {
                 report.damages.extend(damages);
             }
         }
         report.images = images.len() as u64;
         report.volumes = volumes.len() as u64;
+        report.snapshots = snapshots.len() as u64;
         report_findings(&mut report, findings, &needs);
         Ok(report)
     }
@@ -124,6 +139,15 @@ impl Engine {
         }
     }
 
+    fn check_frozen(&self, name: &str, frozen: &[FrozenDelta]) -> Vec<Damage> {
+        let open = |frozen: &FrozenDelta| {
+            DeltaReader::open(&self.store.paths().delta(frozen.home, frozen.delta)).err()
+        };
+        let damage =
+            |error: Error| Damage { what: error.chain(), needed_by: vec![name.to_owned()] };
+        frozen.iter().filter_map(open).map(damage).collect()
+    }
+
     fn check_volume(
         &self,
         volume: &VolumeRecord,
@@ -131,21 +155,16 @@ impl Engine {
     ) -> Result<Vec<Damage>> {
         let paths = self.store.paths();
         let folder = paths.volume(volume.id);
-        let mut damages = Vec::new();
+        let name = format!("volume {}", volume.name);
+        let mut damages = self.check_frozen(&name, &volume.frozen);
         let mut damage = |error: Error| {
-            let needed_by = vec![format!("volume {}", volume.name)];
-            damages.push(Damage { what: error.chain(), needed_by });
+            damages.push(Damage { what: error.chain(), needed_by: vec![name.clone()] });
         };
-        for frozen in &volume.frozen {
-            if let Err(error) = DeltaReader::open(&paths.delta(frozen.home, frozen.delta)) {
-                damage(error);
-            }
-        }
         if !folder.exists() {
             return Ok(damages);
         }
         match read_volume_header(&folder) {
-            Ok(header) if header.generation == volume.generation && header != header_of(volume) => {
+            Ok(header) if header.generation == volume.generation && !says(&header, volume) => {
                 damage(Error::corrupt(format!(
                     "the header of volume {} differs from the catalog",
                     volume.name
@@ -168,6 +187,16 @@ impl Engine {
         }
         Ok(damages)
     }
+}
+
+/// Whether a header says what the catalog does. Deltas that became a part of the base since it was written, it still names.
+fn says(header: &VolumeHeader, volume: &VolumeRecord) -> bool {
+    let expected = header_of(volume);
+    if header.frozen.len() <= expected.frozen.len() {
+        return *header == expected;
+    }
+    let frozen = header.frozen[..expected.frozen.len()].to_vec();
+    VolumeHeader { frozen, base: expected.base, ..header.clone() } == expected
 }
 
 /// Which names need what is damaged.

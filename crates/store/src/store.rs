@@ -12,7 +12,9 @@ use crate::{
 use quick_cache::{Weighter, sync::Cache};
 use silt_format::{CommitSlot, StoreFile};
 use silt_sys::durability;
-use silt_types::{ChunkId, Context as _, DiskName, Error, ErrorKind, PackId, Result, SnapshotId, VolumeId};
+use silt_types::{
+    ChunkId, Context as _, DiskName, Error, ErrorKind, PackId, Result, SnapshotId, VolumeId,
+};
 use std::{
     collections::HashMap,
     fs,

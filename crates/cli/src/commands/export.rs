@@ -18,7 +18,7 @@ const CACHE_SIZE_BYTES: u64 = 64 << 20;
   silt export debian debian.img
   silt export vm1 - | zstd > vm1.img.zst")]
 pub(crate) struct Args {
-    /// Image or volume.
+    /// Image, volume or snapshot.
     name: String,
     /// File to write; `-` for standard output.
     file: PathBuf,
@@ -41,7 +41,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<()> {
     let seconds = started.elapsed().as_secs_f64();
     let document = || {
         json!({
-            "name": name.as_str(),
+            "name": name.to_string(),
             "file": args.file.to_string_lossy(),
             "size": counts.size_bytes,
             "bytes_written": counts.bytes_written,

@@ -6,14 +6,14 @@ use serde_json::{Value, json};
 use silt_engine::{NameInfo, StoreInfo};
 use silt_types::{BLOCK_SIZE_BYTES, Result, format_size};
 
-/// Show what there is to know of an image or a volume, or of the whole store.
+/// Show what there is to know of an image, a volume or a snapshot, or of the whole store.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   silt info           sizes of the store, before and after dedup and compression
   silt info vm1       what a volume has written, who serves it
   silt info vm1 --json")]
 pub(crate) struct Args {
-    /// Image or volume; the store without one.
+    /// Image, volume or snapshot; the store without one.
     name: Option<String>,
 }
 
@@ -34,7 +34,7 @@ fn name_document(info: &NameInfo) -> Value {
     let served_by =
         info.served_by.as_ref().map(|by| json!({ "pid": by.pid, "address": by.address }));
     json!({
-        "name": info.name.as_str(),
+        "name": info.name.to_string(),
         "kind": info.kind,
         "disk_id": info.disk_id.map(|id| id.to_string()),
         "tree_id": info.tree_id.map(|id| id.to_string()),
@@ -46,7 +46,8 @@ fn name_document(info: &NameInfo) -> Value {
         "efficiency": efficiency(info),
         "map_bytes": info.map_bytes,
         "base": info.base.map(|id| id.to_string()),
-        "source": info.source.as_ref().map(|name| name.as_str()),
+        "source": info.source.as_ref().map(|name| name.to_string()),
+        "snapshots": info.snapshots,
         "frozen_deltas": info.frozen_deltas,
         "created": time(info.created_ns),
         "served_by": served_by,
@@ -76,8 +77,10 @@ fn name_text(info: &NameInfo) -> String {
     if let Some(id) = info.tree_id {
         lines.push(("tree id", id.to_string()));
     }
-    if let (Some(base), Some(source)) = (info.base, &info.source) {
-        lines.push(("cloned from", source.to_string()));
+    if let Some(base) = info.base {
+        if let Some(source) = &info.source {
+            lines.push(("cloned from", source.to_string()));
+        }
         lines.push(("base", base.to_string()));
         lines.push(("modified", format!("{} blocks since the base", info.blocks_modified)));
         let part = efficiency(info) * 100.0;
@@ -86,8 +89,12 @@ fn name_text(info: &NameInfo) -> String {
             format!("{} ({part:.2} % of its size)", format_size(info.delta_bytes_allocated)),
         ));
         if info.frozen_deltas > 0 {
-            lines.push(("frozen", format!("{} deltas shared with clones", info.frozen_deltas)));
+            lines
+                .push(("frozen", format!("{} deltas that are not sealed yet", info.frozen_deltas)));
         }
+    }
+    if info.kind == "volume" {
+        lines.push(("snapshots", info.snapshots.to_string()));
         lines.push((
             "served by",
             info.served_by.as_ref().map_or("nobody".to_owned(), |by| {
@@ -115,6 +122,7 @@ fn store_document(info: &StoreInfo) -> Value {
         "bytes_stored": info.bytes_stored,
         "images": info.images,
         "volumes": info.volumes,
+        "snapshots": info.snapshots,
     })
 }
 
@@ -126,7 +134,13 @@ fn store_text(info: &StoreInfo) -> String {
         format!("{what:<12} {} saved ({part:.0} %)\n", format_size(bytes))
     };
     let rows = [
-        ("names", format!("{} images, {} volumes", info.images, info.volumes)),
+        (
+            "names",
+            format!(
+                "{} images, {} volumes, {} snapshots",
+                info.images, info.volumes, info.snapshots
+            ),
+        ),
         ("logical", format_size(info.bytes_logical)),
         ("content", format!("{} of images, without holes", format_size(info.bytes_nonzero))),
         ("unique", format!("{} in {} chunks", format_size(info.bytes_unique), info.chunks)),

@@ -1,27 +1,46 @@
 //! `silt ls`: what there is.
 
-use super::Context;
+use super::{Context, lineage};
 use crate::output::{print, table, time};
 use serde_json::{Value, json};
-use silt_engine::{ImageRecord, VolumeRecord};
+use silt_engine::{ImageRecord, Listing, SnapshotPurpose, SnapshotRecord, VolumeRecord};
 use silt_types::{Result, format_size};
 
-/// List images and volumes.
+/// List images, volumes and snapshots.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   silt ls
+  silt ls --tree     what was cloned from what
   silt ls --json")]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    /// Show lineage: clones below what they were cloned from, snapshots below their volume.
+    #[arg(long, conflicts_with = "json")]
+    tree: bool,
+}
 
-pub(crate) fn run(context: &Context, _args: Args) -> Result<()> {
-    let (images, volumes) = context.engine()?.list()?;
+pub(crate) fn run(context: &Context, args: Args) -> Result<()> {
+    let mut listing = context.engine()?.list()?;
+    listing.snapshots.retain(|snapshot| snapshot.purpose != SnapshotPurpose::Passing);
+    if args.tree {
+        return print(false, || Value::Null, || lineage::tree(&listing));
+    }
     let document = || {
-        let images = images.iter().map(image_document);
-        Value::Array(images.chain(volumes.iter().map(volume_document)).collect())
+        let images = listing.images.iter().map(image_document);
+        let volumes = listing.volumes.iter().flat_map(|volume| {
+            std::iter::once(volume_document(volume)).chain(
+                snapshots_of(&listing, volume).map(|snapshot| snapshot_document(volume, snapshot)),
+            )
+        });
+        Value::Array(images.chain(volumes).collect())
     };
     let text = || {
-        let images = images.iter().map(image_row);
-        let rows: Vec<_> = images.chain(volumes.iter().map(volume_row)).collect();
+        let images = listing.images.iter().map(image_row);
+        let volumes = listing.volumes.iter().flat_map(|volume| {
+            std::iter::once(volume_row(volume)).chain(
+                snapshots_of(&listing, volume).map(|snapshot| snapshot_row(volume, snapshot)),
+            )
+        });
+        let rows: Vec<_> = images.chain(volumes).collect();
         table(
             &["NAME", "KIND", "SIZE", "CREATED", "FROM"],
             &[false, false, true, false, false],
@@ -29,6 +48,14 @@ pub(crate) fn run(context: &Context, _args: Args) -> Result<()> {
         )
     };
     print(context.json, document, text)
+}
+
+/// The snapshots of a volume, oldest first.
+fn snapshots_of<'a>(
+    listing: &'a Listing,
+    volume: &'a VolumeRecord,
+) -> impl Iterator<Item = &'a SnapshotRecord> {
+    listing.snapshots.iter().filter(|snapshot| snapshot.volume == volume.id)
 }
 
 fn image_row(image: &ImageRecord) -> Vec<String> {
@@ -44,6 +71,16 @@ fn volume_row(volume: &VolumeRecord) -> Vec<String> {
         size,
         time(volume.created_ns),
         volume.source.to_string(),
+    ]
+}
+
+fn snapshot_row(volume: &VolumeRecord, snapshot: &SnapshotRecord) -> Vec<String> {
+    vec![
+        format!("{}@{}", volume.name, snapshot.name),
+        "snapshot".into(),
+        format_size(snapshot.size_bytes),
+        time(snapshot.created_ns),
+        volume.name.to_string(),
     ]
 }
 
@@ -65,6 +102,17 @@ fn volume_document(volume: &VolumeRecord) -> Value {
         "size": volume.size_bytes,
         "base": volume.base.to_string(),
         "created": time(volume.created_ns),
-        "source": volume.source.as_str(),
+        "source": volume.source.to_string(),
+    })
+}
+
+fn snapshot_document(volume: &VolumeRecord, snapshot: &SnapshotRecord) -> Value {
+    json!({
+        "name": format!("{}@{}", volume.name, snapshot.name),
+        "kind": "snapshot",
+        "size": snapshot.size_bytes,
+        "disk_id": snapshot.disk_id().map(|id| id.to_string()),
+        "created": time(snapshot.created_ns),
+        "source": volume.name.as_str(),
     })
 }

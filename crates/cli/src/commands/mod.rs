@@ -2,19 +2,31 @@
 
 pub(crate) mod build;
 pub(crate) mod clone;
+pub(crate) mod commit;
 pub(crate) mod completions;
 pub(crate) mod export;
+pub(crate) mod flatten;
 pub(crate) mod info;
+pub(crate) mod lineage;
 pub(crate) mod ls;
 pub(crate) mod man;
+pub(crate) mod rename;
+pub(crate) mod resize;
 pub(crate) mod rm;
+pub(crate) mod rollback;
+pub(crate) mod sealing;
 pub(crate) mod serve;
+pub(crate) mod snapshot;
 pub(crate) mod verify;
 
 use crate::cli::{Cli, Command, store_path};
 use silt_engine::{CACHE_SIZE_BYTES_DEFAULT, Engine};
-use silt_types::Result;
-use std::{path::PathBuf, process::ExitCode};
+use silt_types::{Name, Result};
+use std::{
+    os::unix::process::CommandExt as _,
+    path::PathBuf,
+    process::{self, ExitCode, Stdio},
+};
 
 /// What every command is given.
 pub(crate) struct Context {
@@ -40,6 +52,22 @@ impl Context {
     }
 }
 
+/// Begins to seal what is frozen of a volume, in a process of its own that outlives this one. Where it cannot be begun, or
+/// another one is at it, that is left to a later command.
+pub(crate) fn seal_behind(context: &Context, volume: &Name) {
+    if std::env::var_os("SILT_SEAL").is_some_and(|how| how == "manual") {
+        return;
+    }
+    let (Ok(silt), Ok(store)) = (std::env::current_exe(), store_path(context.store.clone())) else {
+        return;
+    };
+    let mut command = process::Command::new(silt);
+    command.arg("--store").arg(store).args(["seal", "--leave-contended", volume.as_str()]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    // A group of its own: a Ctrl-C is for the command, not for this.
+    let _ = command.process_group(0).spawn();
+}
+
 /// Runs the command that was given. Answers success, or what a result that is a bad one exits with.
 pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
     let context = Context { store: cli.store, json: cli.json };
@@ -47,6 +75,13 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Build(args) => done(build::run(&context, args)),
         Command::Clone(args) => done(clone::run(&context, args)),
+        Command::Snapshot(args) => done(snapshot::run(&context, args)),
+        Command::Rollback(args) => done(rollback::run(&context, args)),
+        Command::Commit(args) => done(commit::run(&context, args)),
+        Command::Flatten(args) => done(flatten::run(&context, args)),
+        Command::Seal(args) => done(sealing::run(&context, args)),
+        Command::Rename(args) => done(rename::run(&context, args)),
+        Command::Resize(args) => done(resize::run(&context, args)),
         Command::Ls(args) => done(ls::run(&context, args)),
         Command::Info(args) => done(info::run(&context, args)),
         Command::Rm(args) => done(rm::run(&context, args)),

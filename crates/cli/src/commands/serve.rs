@@ -21,7 +21,7 @@ Attach it with QEMU:
   -blockdev driver=nbd,server.type=unix,server.path=SOCKET,node-name=d0,discard=unmap
   -device virtio-blk-device,drive=d0")]
 pub(crate) struct Args {
-    /// Volume, or image with --read-only.
+    /// Volume; image or snapshot with --read-only.
     volume: String,
     /// Serve with NBD, at a Unix socket or tcp:ADDRESS:PORT of the loopback interface.
     #[arg(long, value_name = "SOCKET", required = true)]
@@ -49,7 +49,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode> {
     let served = engine.serve(&serving, &stop, |served| {
         let document = || {
             json!({
-                "name": serving.name.as_str(),
+                "name": serving.name.to_string(),
                 "address": served.address.to_string(),
                 "size": served.geometry.size_bytes,
                 "read_only": served.geometry.read_only,

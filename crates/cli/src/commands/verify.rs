@@ -44,6 +44,7 @@ fn document(report: &VerifyReport, seconds: f64) -> Value {
         "bytes": report.bytes,
         "images": report.images,
         "volumes": report.volumes,
+        "snapshots": report.snapshots,
         "volumes_in_use": report.volumes_in_use,
         "damages": damages.collect::<Vec<_>>(),
         "seconds": seconds,
@@ -52,12 +53,13 @@ fn document(report: &VerifyReport, seconds: f64) -> Value {
 
 fn text(report: &VerifyReport, seconds: f64) -> String {
     let mut text = format!(
-        "verified {} chunks ({}) in {} packs, {} images, {} volumes in {seconds:.2} s\n",
+        "verified {} chunks ({}) in {} packs, {} images, {} volumes, {} snapshots in {seconds:.2} s\n",
         report.chunks,
         format_size(report.bytes),
         report.packs,
         report.images,
-        report.volumes
+        report.volumes,
+        report.snapshots
     );
     for name in &report.volumes_in_use {
         text.push_str(&format!("volume {name} is being written: its delta was left out\n"));

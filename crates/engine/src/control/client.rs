@@ -1,7 +1,7 @@
 //! Asking the server of a volume.
 
 use super::{
-    ServedState, Layering,
+    Layering, ServedState,
     message::{Answer, Question, receive, send},
     socket_of,
 };

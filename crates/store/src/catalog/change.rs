@@ -5,9 +5,7 @@
 
 use super::{
     FrozenDelta, ImageRecord, Named, SnapshotRecord, State, VolumeRecord, look_up,
-    look_up_snapshot,
-    row::read_all,
-    snapshots_of,
+    look_up_snapshot, row::read_all, snapshots_of,
 };
 use crate::database::sql_error;
 use rusqlite::{Params, Transaction};

@@ -1,8 +1,6 @@
 //! Cutting a map: the beginning of a disk as a disk of its own.
 
-use super::{
-    node::{Shape, Spot, decode, put},
-};
+use super::node::{Shape, Spot, decode, put};
 use silt_format::{MapChildren, MapNode};
 use silt_store::{ChunkSink, ChunkSource, KeyContext};
 use silt_types::{ChunkId, DiskId, Error, Result};

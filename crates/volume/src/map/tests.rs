@@ -131,6 +131,25 @@ proptest! {
         DiskMap::open(Arc::new(chunks), updated).unwrap().walk(&mut reached).unwrap();
         prop_assert!(distinct.is_subset(&reached.nodes));
     }
+
+    #[test]
+    fn the_beginning_of_a_map_equals_one_built_without_the_rest(
+        (blocks, changes, cut) in sizes().prop_flat_map(|n| {
+            let cut = (sizes(), -3i64..4).prop_map(|(at, by)| at.saturating_add_signed(by).max(1));
+            (Just(n), changes(n), cut.prop_map(move |cut| cut.min(n)))
+        })
+    ) {
+        let chunks = MemoryChunks::new();
+        let mut model = Model::new();
+        changes.iter().for_each(|change| set(&mut model, change));
+        let base = build(&chunks, blocks, &model);
+        let size = cut * BLOCK_SIZE_BYTES;
+        let shrunk = shrink_map(&chunks, &chunks, base, size).unwrap();
+        model.retain(|block, _| *block < cut);
+        prop_assert_eq!(shrunk, build(&chunks, cut, &model));
+        let beyond = shrink_map(&chunks, &chunks, base, base.size_bytes + 1);
+        prop_assert_eq!(beyond.unwrap_err().kind(), ErrorKind::Invalid);
+    }
 }
 
 #[derive(Default)]
