@@ -377,3 +377,26 @@ fn inode_table(disk: &Path) -> usize {
     let (_, after) = text.split_once("Inode table at ").unwrap();
     after.split('-').next().unwrap().parse().unwrap()
 }
+
+/// Steps whose blocks lie apart are read from all over the disk, and made in each region that has some of them.
+#[test]
+fn root_loop_mount_a_file_in_many_pieces_is_sealed_as_its_steps() {
+    let mut disk = Disk::new("-t ext4 -b 4096 -O ^has_journal -N 8192", "32M");
+    let Some(mount) = disk.mount() else { return };
+    let small = |n: usize| mount.path().join(n.to_string());
+    let count = (0..8000).take_while(|n| fs::write(small(*n), noise(4000, 7)).is_ok()).count();
+    run(&mut Command::new("sync")).unwrap();
+    (0..count).step_by(2).for_each(|n| fs::remove_file(small(n)).unwrap());
+    run(&mut Command::new("sync")).unwrap();
+    let content = noise(10 << 20, 8);
+    write(&mount.path().join("file"), &content);
+    let extents = run(Command::new("filefrag").arg(mount.path().join("file"))).unwrap();
+    let extents = String::from_utf8(extents.stdout).unwrap();
+    drop(mount);
+    disk.seal_file();
+    let found = disk.content();
+    let missing = steps(&content).filter(|step| !found.contains(step)).count();
+    assert_eq!(missing, 0, "{extents}");
+    let extents = extents.split_whitespace().rev().nth(2).and_then(|n| n.parse::<usize>().ok());
+    assert!(extents.is_some_and(|extents| extents > 1000), "{extents:?}");
+}
