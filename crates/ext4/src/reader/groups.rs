@@ -106,7 +106,7 @@ impl<D: DiskRead> Ext4<D> {
         Ok((table, table + u64::from(len)))
     }
 
-    fn inodes_per_block(&self) -> u32 {
+    pub(super) fn inodes_per_block(&self) -> u32 {
         self.geometry().block_size_bytes / self.geometry().inode_size_bytes
     }
 

@@ -22,7 +22,7 @@ pub struct SurveyGaps {
     pub groups: u64,
     /// Files whose inode or block list is damaged; runs found before the damage were told.
     pub files: u64,
-    /// The files together claimed more blocks than there are, so the survey ended there.
+    /// The files and their inodes together claimed more blocks than there are, so the survey ended there.
     pub ended_early: bool,
 }
 
@@ -49,13 +49,16 @@ impl<D: DiskRead> Ext4<D> {
     fn survey(&self, inodes: UsedInodes<'_, D>, visit: VisitExtent<'_>) -> Result<SurveyGaps> {
         let mut gaps = SurveyGaps::default();
         let mut blocks_left = self.geometry().blocks;
-        for number in inodes {
+        // Inodes take blocks too, though many groups may claim to have theirs in the same ones.
+        let per_block = self.inodes_per_block() as usize;
+        for (index, number) in inodes.enumerate() {
             let Ok(number) = number else {
                 gaps.groups += 1;
                 continue;
             };
             let claimed = self.survey_file(number, &mut gaps, visit)?;
-            let Some(left) = blocks_left.checked_sub(claimed) else {
+            let table = u64::from(index.is_multiple_of(per_block) && index > 0);
+            let Some(left) = blocks_left.checked_sub(claimed + table) else {
                 return Ok(SurveyGaps { ended_early: true, ..gaps });
             };
             blocks_left = left;

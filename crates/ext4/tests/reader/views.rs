@@ -4,6 +4,7 @@ use super::{
     facts::of_mount,
     images::{Mounted, can_mount, fill, noise, sh},
     made_disks::open,
+    used_disks::UsedDisk,
 };
 use silt_ext4::{
     hierarchy::{EntryId, EntryKind},
@@ -180,4 +181,59 @@ fn root_loop_mount_of_an_old_file_of_five_gib_is_read_to_its_end() {
     assert_eq!(runs, [(0, 1), ((at >> 12) - 1, 4)]);
     let beyond = ext4.read_file_at(&inode, &mut found, at);
     assert_eq!(beyond.unwrap_err().kind(), silt_types::ErrorKind::Invalid);
+}
+
+/// The files that a survey with these blocks picked tells of.
+fn files_where(ext4: &Ext4<FileDisk>, next: &dyn Fn(u64) -> Option<u64>) -> BTreeSet<InodeNumber> {
+    let mut files = BTreeSet::new();
+    let gaps = ext4.for_each_file_extent_where(next, &mut |inode, _| {
+        files.insert(inode.number);
+        Ok(())
+    });
+    assert_eq!(gaps.unwrap(), SurveyGaps::default());
+    files
+}
+
+#[test]
+fn a_survey_of_picked_blocks_tells_of_the_inodes_in_them_alone() {
+    for features in ["-t ext4 -b 4096", "-t ext3 -b 1024", "-t ext4 -b 4096 -g 1024 -O ^flex_bg"] {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = made_disk(folder.path(), features);
+        let ext4 = open(&disk);
+        let mut all = BTreeSet::new();
+        let gaps = ext4.for_each_file_extent(&mut |inode, _| {
+            all.insert(inode.number);
+            Ok(())
+        });
+        assert_eq!(gaps.unwrap(), SurveyGaps::default());
+        assert_eq!(files_where(&ext4, &Some), all, "{features}: every block");
+        assert_eq!(files_where(&ext4, &|_| None), BTreeSet::new(), "{features}: none");
+        assert_eq!(files_where(&ext4, &|_| Some(0)), BTreeSet::new(), "{features}: one before");
+        let (mut found, mut blocks) = (BTreeSet::new(), BTreeSet::new());
+        for file in all.iter().step_by(97) {
+            let told = sh(&format!("debugfs -R 'imap <{file}>' {} 2>/dev/null", disk.display()));
+            let (_, after) = told.split_once("located at block ").unwrap();
+            let block: u64 = after.split(',').next().unwrap().parse().unwrap();
+            let one = files_where(&ext4, &|from| (from <= block).then_some(block));
+            assert!(one.contains(file) && one.len() <= 16, "{features}: {one:?}");
+            blocks.insert(block);
+            found.extend(one);
+        }
+        let several = files_where(&ext4, &|from| blocks.range(from..).next().copied());
+        assert_eq!(several, found, "{features}: several");
+    }
+}
+
+#[test]
+fn root_loop_mount_a_survey_of_picked_blocks_tells_of_inodes_in_the_journal_too() {
+    if !can_mount() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut disk = UsedDisk::new(folder.path(), "-t ext4 -b 4096", "data=ordered");
+    disk.write("synced", &noise(100_000));
+    let copy = disk.copy();
+    let ext4 = open(&copy);
+    assert!(ext4.journal_blocks() > 0);
+    assert_eq!(files_where(&ext4, &|_| None).len(), 1);
 }

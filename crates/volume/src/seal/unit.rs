@@ -16,7 +16,8 @@ pub(super) struct Unit {
     pub(super) kind: ChunkKind,
     /// Where its content ends: at the end of the file in its last step.
     pub(super) len_bytes: usize,
-    /// Every block that the file has here is dirty, so that one chunk can be all of the step.
+    /// All that the file has here is known: its blocks are dirty, or were never written and read as zero. So one chunk can
+    /// be all of the step.
     pub(super) whole: bool,
     /// Where blocks are on the disk; of use for dirty ones.
     pub(super) disk: [u64; UNIT_BLOCKS],

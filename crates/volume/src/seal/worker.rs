@@ -75,7 +75,7 @@ impl<'a> Worker<'a> {
         }
         let pieces = self.pieces(region);
         for unit in pieces.chunk_by(|one, next| one.unit == next.unit) {
-            self.begin_unit(unit);
+            self.begin_unit(unit)?;
             self.read_unit()?;
             self.settle()?;
         }
@@ -131,7 +131,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Lets the unit have these blocks, and those of other regions that the file has in the same step.
-    fn begin_unit(&mut self, pieces: &[Piece]) {
+    fn begin_unit(&mut self, pieces: &[Piece]) -> Result<()> {
         let Work { frozen, hints, .. } = self.work;
         let unit = &mut self.unit;
         let mut in_file = 0;
@@ -160,7 +160,17 @@ impl<'a> Worker<'a> {
             unit.dirty |= mask(piece.first, len);
             unit.ours |= mask(piece.first, len);
         }
-        unit.whole = in_file == unit.dirty;
+        // Blocks that nobody ever wrote read as zero: that is known of them without the delta.
+        let mut zero = 0;
+        for (start, len) in unit.disk_runs(in_file & !unit.dirty) {
+            let range = BlockRange { start: unit.disk[start], len: len as u64 };
+            let mut places = [None; UNIT_BLOCKS];
+            self.base.places(range, &mut places[..len])?;
+            let unmapped = (start..start + len).filter(|n| places[n - start].is_none());
+            zero = unmapped.fold(zero, |zero, n| zero | 1 << n);
+        }
+        unit.whole = in_file != 0 && in_file & !unit.dirty == zero;
+        Ok(())
     }
 
     fn read_unit(&mut self) -> Result<()> {

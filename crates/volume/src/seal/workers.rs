@@ -45,8 +45,8 @@ pub(super) fn seal_all(work: Work<'_>, workers: NonZeroUsize) -> Result<(DiskId,
         let (base, size_bytes) = (work.frozen.base.disk_id(), work.frozen.delta.size_bytes());
         let disk = update_map(&*work.frozen.source, work.sink, base, size_bytes, changes);
         // The tasks have ended with the changes, so the workers end too.
-        let whole = threads.into_iter().fold(true, |whole, thread| thread.join().is_ok() && whole);
-        if whole { disk } else { Err(panicked()) }
+        let panics = threads.into_iter().filter_map(|thread| thread.join().err()).count();
+        if panics == 0 { disk } else { Err(panicked()) }
     });
     Ok((disk?, counts))
 }

@@ -5,6 +5,7 @@
 
 mod conformance;
 mod durability;
+mod sealing;
 
 use silt_store::MemoryChunks;
 use silt_types::DiskId;
