@@ -14,6 +14,9 @@ pub const EXTRA_SIZE: u16 = 32;
 /// Where the attributes inside an inode of the writer begin, in bytes.
 pub const INLINE_XATTR_OFFSET: usize = INODE_SIZE_MIN + EXTRA_SIZE as usize;
 
+/// Sectors of 512 bytes, the unit of `i_blocks`, in a block of the writer.
+pub const SECTORS_PER_BLOCK: u64 = 8;
+
 /// Inode of the root directory.
 pub const INODE_ROOT: u32 = 2;
 /// Inode of the blocks reserved for group descriptors.
@@ -130,8 +133,7 @@ impl RawInode {
         put_u32(b, 0x6C, (self.size >> 32) as u32);
         put_u32(b, 0x14, self.dtime);
         put_u16(b, 0x1A, self.links_count);
-        put_u32(b, 0x1C, self.blocks as u32);
-        put_u16(b, 0x74, (self.blocks >> 32) as u16);
+        put_blocks(b, self.blocks);
         put_u32(b, 0x20, self.flags);
         b[0x28..0x64].copy_from_slice(&self.block);
         put_u32(b, 0x64, self.generation);
@@ -202,6 +204,12 @@ pub fn stored_inode_checksum(bytes: &[u8]) -> u32 {
     if has_high_checksum(bytes) { low | u32::from(u16_at(bytes, 0x82)) << 16 } else { low }
 }
 
+/// Sets `i_blocks` of the inode in `bytes`, and no checksum.
+pub fn put_blocks(bytes: &mut [u8; INODE_SIZE], blocks: u64) {
+    put_u32(bytes, 0x1C, blocks as u32);
+    put_u16(bytes, 0x74, (blocks >> 32) as u16);
+}
+
 /// Stores the checksum of a complete inode in it.
 pub fn seal_inode(seed: u32, bytes: &mut [u8; INODE_SIZE]) {
     let sum = inode_checksum(seed, bytes);
@@ -209,7 +217,8 @@ pub fn seal_inode(seed: u32, bytes: &mut [u8; INODE_SIZE]) {
     put_u16(bytes, 0x82, (sum >> 16) as u16);
 }
 
-fn has_high_checksum(bytes: &[u8]) -> bool {
+/// Whether the inode in `bytes` has room for all 32 bits of its checksum.
+pub fn has_high_checksum(bytes: &[u8]) -> bool {
     bytes.len() > INODE_SIZE_MIN && u16_at(bytes, 0x80) >= 4
 }
 

@@ -16,6 +16,7 @@ pub mod group;
 pub mod hash;
 pub mod inode;
 pub mod journal;
+pub mod resize;
 pub mod superblock;
 pub mod xattr;
 

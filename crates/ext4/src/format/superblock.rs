@@ -356,6 +356,64 @@ impl Superblock {
     }
 }
 
+/// The numbers of a superblock that change when the file system grows. They can be changed in place, so that everything
+/// else stays, fields that [`Superblock`] does not know included. For file systems with feature `64bit`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SizeFields {
+    /// Number of inodes.
+    pub inodes_count: u32,
+    /// Number of blocks.
+    pub blocks_count: u64,
+    /// Blocks that only root may use.
+    pub reserved_blocks_count: u64,
+    /// Number of free blocks.
+    pub free_blocks_count: u64,
+    /// Number of free inodes.
+    pub free_inodes_count: u32,
+    /// Blocks reserved behind the descriptors in every group that has them.
+    pub reserved_gdt_blocks: u16,
+    /// Blocks of the fixed structures and the journal; 0 where nobody has counted them.
+    pub overhead_blocks: u32,
+}
+
+impl SizeFields {
+    /// Reads the numbers.
+    pub fn decode(bytes: &[u8; SUPERBLOCK_SIZE]) -> SizeFields {
+        SizeFields {
+            inodes_count: u32_at(bytes, 0x00),
+            blocks_count: u64_halves(bytes, 0x04, 0x150),
+            reserved_blocks_count: u64_halves(bytes, 0x08, 0x154),
+            free_blocks_count: u64_halves(bytes, 0x0C, 0x158),
+            free_inodes_count: u32_at(bytes, 0x10),
+            reserved_gdt_blocks: u16_at(bytes, 0xCE),
+            overhead_blocks: u32_at(bytes, 0x248),
+        }
+    }
+
+    /// Writes the numbers, and no checksum.
+    pub fn put(&self, bytes: &mut [u8; SUPERBLOCK_SIZE]) {
+        put_u32(bytes, 0x00, self.inodes_count);
+        for (low, high, value) in [
+            (0x04, 0x150, self.blocks_count),
+            (0x08, 0x154, self.reserved_blocks_count),
+            (0x0C, 0x158, self.free_blocks_count),
+        ] {
+            put_u32(bytes, low, value as u32);
+            put_u32(bytes, high, (value >> 32) as u32);
+        }
+        put_u32(bytes, 0x10, self.free_inodes_count);
+        put_u16(bytes, 0xCE, self.reserved_gdt_blocks);
+        put_u32(bytes, 0x248, self.overhead_blocks);
+    }
+}
+
+/// Makes the superblock in `bytes` the one that stands in `group`, and stores its `metadata_csum` checksum.
+pub fn seal_superblock(bytes: &mut [u8; SUPERBLOCK_SIZE], group: u64) {
+    put_u16(bytes, 0x5A, group as u16);
+    let checksum = crc32c(!0, &bytes[..SUPERBLOCK_SIZE - 4]);
+    put_u32(bytes, SUPERBLOCK_SIZE - 4, checksum);
+}
+
 /// Whether `group` holds a copy under feature `sparse_super`: 0, 1 and the powers of 3, 5 and 7.
 pub fn group_has_sparse_copy(group: u64) -> bool {
     let power_of = |base: u64| {

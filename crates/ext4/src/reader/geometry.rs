@@ -39,27 +39,27 @@ const INCOMPATIBLE: [(u32, &str, bool); 16] = [
 
 /// The checked shape of a file system. Counts are in blocks of its own size.
 #[derive(Clone, Debug)]
-pub(super) struct Geometry {
-    pub(super) superblock: Superblock,
-    pub(super) block_size_bytes: u32,
-    pub(super) blocks: u64,
-    pub(super) first_block: u64,
-    pub(super) groups: u32,
-    pub(super) inodes: u32,
-    pub(super) inodes_per_group: u32,
-    pub(super) inode_size_bytes: u32,
-    pub(super) descriptor_size_bytes: u32,
+pub(crate) struct Geometry {
+    pub(crate) superblock: Superblock,
+    pub(crate) block_size_bytes: u32,
+    pub(crate) blocks: u64,
+    pub(crate) first_block: u64,
+    pub(crate) groups: u32,
+    pub(crate) inodes: u32,
+    pub(crate) inodes_per_group: u32,
+    pub(crate) inode_size_bytes: u32,
+    pub(crate) descriptor_size_bytes: u32,
     /// The lowest inode number that a directory entry may name, the root's apart.
-    pub(super) first_free_inode: u32,
-    pub(super) metadata_checksums: bool,
+    pub(crate) first_free_inode: u32,
+    pub(crate) metadata_checksums: bool,
     /// Seed of all checksums but the superblock's.
-    pub(super) seed: u32,
+    pub(crate) seed: u32,
 }
 
 impl Geometry {
     /// The superblock in `bytes`, as one that a disk of `disk_size_bytes` can have. `Invalid` if it is none at all,
     /// `Unsupported` naming the features that are not understood, `Corrupt` if it contradicts itself or the disk.
-    pub(super) fn new(superblock: Superblock, disk_size_bytes: u64) -> Result<Geometry> {
+    pub(crate) fn new(superblock: Superblock, disk_size_bytes: u64) -> Result<Geometry> {
         refuse_unknown_features(&superblock)?;
         let block_size_bytes = match superblock.block_size() {
             Some(size) if size <= BLOCK_SIZE_BYTES_MAX => size,
@@ -155,7 +155,7 @@ impl Geometry {
 }
 
 /// The superblock of `disk` as it stands in place. `Invalid` if there is none.
-pub(super) fn read_superblock(disk: &impl DiskRead) -> Result<Superblock> {
+pub(crate) fn read_superblock(disk: &impl DiskRead) -> Result<Superblock> {
     let none = |what: &str| Error::invalid(format!("not an ext4 file system: {what}"));
     if disk.size_bytes() < SUPERBLOCK_OFFSET + SUPERBLOCK_SIZE as u64 {
         return Err(none("the disk is too small"));

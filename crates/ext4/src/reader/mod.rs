@@ -15,7 +15,7 @@ mod directory;
 mod disk;
 mod extents;
 mod file;
-mod geometry;
+pub(crate) mod geometry;
 mod groups;
 mod inode;
 mod journal;

@@ -16,7 +16,7 @@ use crate::{
         group::{FLAG_BLOCK_UNINIT, FLAG_INODE_UNINIT},
         inode::INODE_SIZE,
         journal::JournalSuperblock,
-        put_u32,
+        resize::{encode_copy_pointers, encode_reserved_pointers},
         superblock::{SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE},
     },
     hierarchy::{EntryId, EntryKind},
@@ -199,10 +199,8 @@ impl Emission<'_> {
         }
         let first = 1 + outline.descriptor_blocks;
         for block in first..first + outline.reserved_descriptor_blocks {
-            self.block.fill(0);
-            for (index, group) in outline.backup_groups().enumerate() {
-                put_u32(&mut *self.block, index * 4, (group * BLOCKS_PER_GROUP + block) as u32);
-            }
+            let copies = outline.backup_groups().map(|group| group * BLOCKS_PER_GROUP + block);
+            encode_copy_pointers(&mut self.block, copies);
             sink(block, &*self.block)?;
         }
         Ok(())
@@ -210,14 +208,12 @@ impl Emission<'_> {
 
     /// Pointers to the reserved descriptor blocks, each at the place of the descriptor block it may become.
     fn emit_resize_indirect(&mut self, sink: &mut BlockSink<'_>) -> Result<()> {
-        const POINTERS: u64 = BLOCK_SIZE as u64 / 4;
         let outline = &self.layout.geometry.outline;
-        self.block.fill(0);
         let first = outline.descriptor_blocks;
-        for index in first..first + outline.reserved_descriptor_blocks {
-            let slot = (index % POINTERS) as usize * 4;
-            put_u32(&mut *self.block, slot, (1 + index) as u32);
-        }
+        encode_reserved_pointers(
+            &mut self.block,
+            first..first + outline.reserved_descriptor_blocks,
+        );
         sink(self.layout.geometry.resize_indirect_block, &*self.block)
     }
 

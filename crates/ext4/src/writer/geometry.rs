@@ -13,31 +13,31 @@ use crate::format::{BLOCK_SIZE, group::DESCRIPTOR_SIZE, superblock::group_has_sp
 use silt_types::BlockRange;
 
 /// Blocks in a group: what one block of bitmap covers.
-pub(super) const BLOCKS_PER_GROUP: u64 = BLOCK_SIZE as u64 * 8;
+pub(crate) const BLOCKS_PER_GROUP: u64 = BLOCK_SIZE as u64 * 8;
 
 /// Inodes in a group at most: what one block of bitmap covers.
 pub(super) const INODES_PER_GROUP_MAX: u64 = BLOCK_SIZE as u64 * 8;
 
 /// Inodes in a block of an inode table.
-pub(super) const INODES_PER_BLOCK: u64 = 16;
+pub(crate) const INODES_PER_BLOCK: u64 = 16;
 
 /// Groups whose bitmaps and tables stand together.
-pub(super) const GROUPS_PER_FLEX: u64 = 16;
+pub(crate) const GROUPS_PER_FLEX: u64 = 16;
 
 /// Descriptors in a block.
-const DESCRIPTORS_PER_BLOCK: u64 = (BLOCK_SIZE / DESCRIPTOR_SIZE) as u64;
+pub(crate) const DESCRIPTORS_PER_BLOCK: u64 = (BLOCK_SIZE / DESCRIPTOR_SIZE) as u64;
 
 /// Descriptor blocks of the largest disk.
 const DESCRIPTOR_BLOCKS_MAX: u64 = (1 << 32) / BLOCKS_PER_GROUP / DESCRIPTORS_PER_BLOCK;
 
 /// The most blocks that the resize inode can reserve: it has one block of pointers.
-const RESERVED_BLOCKS_MAX: u64 = BLOCK_SIZE as u64 / 4;
+pub(crate) const RESERVED_BLOCKS_MAX: u64 = BLOCK_SIZE as u64 / 4;
 
 /// Blocks of a flex group's zone for directories and other blocks of single inodes. 32 MiB in 2 GiB.
 const ZONE_BLOCKS: u64 = 8192;
 
 /// A last group with fewer blocks than its own metadata and this is left out, as mke2fs does.
-const LAST_GROUP_BLOCKS_MIN: u64 = 64;
+pub(crate) const LAST_GROUP_BLOCKS_MIN: u64 = 64;
 
 /// The numbers of a file system that follow from its size and the inodes per group, without any place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,8 +109,7 @@ impl Outline {
 
     /// The groups behind the first that hold copies.
     pub(super) fn backup_groups(&self) -> impl Iterator<Item = u64> + use<> {
-        let groups = self.groups;
-        sparse_groups().skip(1).take_while(move |group| *group < groups)
+        backup_groups(self.groups)
     }
 
     /// Blocks of the fixed structures, the journal apart.
@@ -132,13 +131,10 @@ impl Outline {
         4 + 3 * (flex_groups - 1 + self.backup_groups().count() as u64)
     }
 
-    /// Blocks that the file system can grow to by adding groups: as far as the reserved descriptors and 32-bit inode
-    /// numbers go, and never beyond 16 TiB.
+    /// Blocks that the file system can grow to by adding groups.
     pub(super) fn growth_blocks_max(&self) -> u64 {
-        let descriptors = self.descriptor_blocks + self.reserved_descriptor_blocks;
-        let by_inodes = u64::from(u32::MAX) / self.inodes_per_group;
-        let groups = (descriptors * DESCRIPTORS_PER_BLOCK).min(by_inodes);
-        (groups * BLOCKS_PER_GROUP).min(1 << 32)
+        let descriptor_blocks = self.descriptor_blocks + self.reserved_descriptor_blocks;
+        growth_blocks_max(descriptor_blocks, self.inodes_per_group)
     }
 
     /// Blocks of one zone.
@@ -184,6 +180,19 @@ pub(super) fn journal_blocks(blocks: u64) -> u64 {
     step.map_or(0, |(_, journal)| *journal)
 }
 
+/// Blocks that a file system can grow to by adding groups: as far as its descriptor blocks, reserved ones included, and
+/// 32-bit inode numbers go, and never beyond 16 TiB.
+pub(crate) fn growth_blocks_max(descriptor_blocks: u64, inodes_per_group: u64) -> u64 {
+    let by_inodes = u64::from(u32::MAX) / inodes_per_group;
+    let groups = (descriptor_blocks * DESCRIPTORS_PER_BLOCK).min(by_inodes);
+    (groups * BLOCKS_PER_GROUP).min(1 << 32)
+}
+
+/// The groups behind the first of so many that hold copies, ascending.
+pub(crate) fn backup_groups(groups: u64) -> impl Iterator<Item = u64> {
+    sparse_groups().skip(1).take_while(move |group| *group < groups)
+}
+
 /// Groups with copies under `sparse_super`, ascending and without end.
 fn sparse_groups() -> impl Iterator<Item = u64> {
     let mut powers = [(3, 3), (5, 5), (7, 7)];
@@ -201,10 +210,10 @@ fn sparse_groups() -> impl Iterator<Item = u64> {
 
 /// Where a group's own structures are.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct GroupTables {
-    pub(super) block_bitmap: u64,
-    pub(super) inode_bitmap: u64,
-    pub(super) inode_table: u64,
+pub(crate) struct GroupTables {
+    pub(crate) block_bitmap: u64,
+    pub(crate) inode_bitmap: u64,
+    pub(crate) inode_table: u64,
 }
 
 /// A run of blocks that the layout may use, and where it stands in the flat space.
@@ -305,7 +314,7 @@ fn place_flex(
     cursor += 2 * slots;
     for slot in 0..slots {
         let len = outline.inode_table_blocks();
-        let inode_table = behind_copies(outline, cursor, len);
+        let inode_table = behind_copies(1 + outline.descriptor_room, cursor, len);
         cursor = inode_table + len;
         if first_group + slot < outline.groups {
             let block_bitmap = bitmaps + slot;
@@ -343,11 +352,11 @@ fn copies_in(outline: &Outline, first_group: u64, areas: &mut Areas) -> Vec<Bloc
     copies
 }
 
-/// The first place from `cursor` on where `len` blocks do not meet a copy.
-fn behind_copies(outline: &Outline, mut cursor: u64, len: u64) -> u64 {
+/// The first place from `cursor` on where `len` blocks do not meet a copy; copies have `copy_len` blocks.
+pub(crate) fn behind_copies(copy_len: u64, mut cursor: u64, len: u64) -> u64 {
     let mut group = cursor / BLOCKS_PER_GROUP;
     while group * BLOCKS_PER_GROUP < cursor + len {
-        let copy_end = group * BLOCKS_PER_GROUP + 1 + outline.descriptor_room;
+        let copy_end = group * BLOCKS_PER_GROUP + copy_len;
         if group_has_sparse_copy(group) && cursor < copy_end {
             cursor = copy_end;
         }
@@ -357,7 +366,11 @@ fn behind_copies(outline: &Outline, mut cursor: u64, len: u64) -> u64 {
 }
 
 /// Appends the parts of `range` that `used` (ascending) does not cover.
-fn push_unused(range: std::ops::Range<u64>, used: &[BlockRange], runs: &mut Vec<BlockRange>) {
+pub(crate) fn push_unused(
+    range: std::ops::Range<u64>,
+    used: &[BlockRange],
+    runs: &mut Vec<BlockRange>,
+) {
     let mut cursor = range.start;
     for taken in used.iter().filter(|taken| taken.end() > range.start && taken.start < range.end) {
         if taken.start > cursor {

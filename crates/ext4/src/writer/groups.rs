@@ -195,7 +195,7 @@ pub(super) struct DescriptorTable {
 }
 
 /// Clears bits in whole bytes where it can.
-fn clear_bits(bitmap: &mut [u8; BLOCK_SIZE], run: BlockRange) {
+pub(crate) fn clear_bits(bitmap: &mut [u8; BLOCK_SIZE], run: BlockRange) {
     let (start, end) = (run.start as usize, run.end() as usize);
     let whole =
         start.next_multiple_of(8).min(end)..(end / 8 * 8).max(start.next_multiple_of(8).min(end));

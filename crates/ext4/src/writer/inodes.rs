@@ -14,16 +14,15 @@ use crate::{
         extent::Extent,
         inode::{
             EXTRA_SIZE, FLAG_EXTENTS, FLAG_INDEX, INODE_JOURNAL, INODE_RESIZE, INODE_SIZE,
-            InodeTime, MODE_FILE, RawInode, encode_device, seal_inode,
+            InodeTime, MODE_FILE, RawInode, SECTORS_PER_BLOCK, encode_device, seal_inode,
         },
-        put_u32, u32_at,
+        put_u32,
+        resize::{DOUBLE_INDIRECT_OFFSET, resize_inode_sectors},
+        u32_at,
     },
     hierarchy::{EntryId, EntryKind, LINKS_MAX, Metadata},
 };
 use silt_types::{BlockRange, Result};
-
-/// Sectors of 512 bytes in a block: the unit of `i_blocks`.
-const SECTORS_PER_BLOCK: u64 = 8;
 
 /// The generation of every inode.
 const GENERATION: u32 = 0;
@@ -173,12 +172,11 @@ impl Layout {
 
     /// A file whose double indirect block points to the reserved descriptor blocks, and they to their copies.
     fn resize_inode(&self) -> RawInode {
-        const DOUBLE_INDIRECT_OFFSET: usize = 13 * 4;
         let outline = &self.geometry.outline;
         let copies = 1 + outline.backup_groups().count() as u64;
         let mut inode = reserved_file();
         inode.size = RESIZE_MAP_BLOCKS * BLOCK_SIZE as u64;
-        inode.blocks = (1 + outline.reserved_descriptor_blocks * copies) * SECTORS_PER_BLOCK;
+        inode.blocks = resize_inode_sectors(outline.reserved_descriptor_blocks, copies);
         put_u32(
             &mut inode.block,
             DOUBLE_INDIRECT_OFFSET,

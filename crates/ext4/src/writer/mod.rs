@@ -17,8 +17,8 @@
 mod directories;
 mod emission;
 mod extents;
-mod geometry;
-mod groups;
+pub(crate) mod geometry;
+pub(crate) mod groups;
 mod inodes;
 mod nodes;
 mod placement;

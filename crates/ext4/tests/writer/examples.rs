@@ -6,7 +6,7 @@ use silt_types::BlockRange;
 use std::{collections::BTreeMap, os::unix::fs::FileExt as _, path::Path};
 
 /// Metadata of a plain entry; `n` makes entries differ.
-pub(super) fn plain(n: u64) -> Metadata {
+pub(crate) fn plain(n: u64) -> Metadata {
     Metadata {
         permissions: 0o644,
         uid: 1000,
@@ -16,12 +16,12 @@ pub(super) fn plain(n: u64) -> Metadata {
 }
 
 /// A root directory alone.
-pub(super) fn empty() -> Hierarchy {
+pub(crate) fn empty() -> Hierarchy {
     Hierarchy::new(Metadata { permissions: 0o755, ..plain(0) }).unwrap()
 }
 
 /// Adds a file without holes.
-pub(super) fn add_file(
+pub(crate) fn add_file(
     hierarchy: &mut Hierarchy,
     parent: EntryId,
     name: &str,
@@ -36,13 +36,13 @@ pub(super) fn add_file(
 }
 
 /// Adds a directory.
-pub(super) fn add_directory(hierarchy: &mut Hierarchy, parent: EntryId, name: &str) -> EntryId {
+pub(crate) fn add_directory(hierarchy: &mut Hierarchy, parent: EntryId, name: &str) -> EntryId {
     let metadata = Metadata { permissions: 0o755, ..plain(hierarchy.len() as u64) };
     hierarchy.add(parent, name.as_bytes(), EntryKind::Directory, metadata).unwrap()
 }
 
 /// Writes a layout without its data, which e2fsck does not look at.
-pub(super) fn write_metadata(hierarchy: &Hierarchy, size: Option<u64>, path: &Path) -> Layout {
+pub(crate) fn write_metadata(hierarchy: &Hierarchy, size: Option<u64>, path: &Path) -> Layout {
     let layout = Layout::plan(hierarchy, &LayoutOptions { uuid: UUID, size_bytes: size }).unwrap();
     let file = std::fs::File::create(path).unwrap();
     file.set_len(layout.size_bytes()).unwrap();
@@ -56,7 +56,7 @@ pub(super) fn write_metadata(hierarchy: &Hierarchy, size: Option<u64>, path: &Pa
 }
 
 /// All metadata blocks.
-pub(super) fn metadata_blocks(layout: &Layout, hierarchy: &Hierarchy) -> BTreeMap<u64, Vec<u8>> {
+pub(crate) fn metadata_blocks(layout: &Layout, hierarchy: &Hierarchy) -> BTreeMap<u64, Vec<u8>> {
     let mut blocks = BTreeMap::new();
     let collect = &mut |block, bytes: &[u8]| {
         blocks.insert(block, bytes.to_vec());

@@ -73,7 +73,7 @@ fn root_loop_mount_grows_online() {
 }
 
 /// The kernel lets only holders of CAP_SYS_RESOURCE grow a mounted file system.
-fn why_no_online_growth() -> Option<String> {
+pub(crate) fn why_no_online_growth() -> Option<String> {
     const CAP_SYS_RESOURCE: u32 = 24;
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();

@@ -1,11 +1,11 @@
 //! The writer before outside judges: e2fsck, the kernel's mount, resize2fs, dumpe2fs, debugfs, another reader.
 
 mod determinism;
-mod examples;
+pub(crate) mod examples;
 mod features;
 mod fidelity;
-mod growth;
+pub(crate) mod growth;
 mod large;
-mod mounted;
+pub(crate) mod mounted;
 mod sizes;
 mod stability;

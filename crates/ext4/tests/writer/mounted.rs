@@ -18,7 +18,7 @@ use std::{
 };
 
 /// Asserts that the folder shows the hierarchy, and besides it nothing but `lost+found`.
-pub(super) fn assert_shows(hierarchy: &Hierarchy, folder: &Path) {
+pub(crate) fn assert_shows(hierarchy: &Hierarchy, folder: &Path) {
     let mut comparison = Comparison { hierarchy, inodes: BTreeMap::new() };
     comparison.compare_entry(EntryId::ROOT, folder);
     comparison.compare_children(EntryId::ROOT, folder);
