@@ -5,6 +5,7 @@
 mod build;
 mod clone;
 mod device;
+mod diff;
 mod engine;
 mod export;
 mod info;
@@ -14,11 +15,13 @@ mod verify;
 
 pub use build::BuildRequest;
 pub use clone::CloneRequest;
+pub use diff::DiskDiff;
 pub use engine::{CACHE_SIZE_BYTES_DEFAULT, Engine};
 pub use export::ExportCounts;
 pub use info::{NameInfo, ServedBy, StoreInfo};
 pub use serve::{Served, Serving};
 pub use silt_export::{StopSignal, nbd::Listen};
+pub use silt_ext4::reader::{Aspect, Aspects, Change, InodeKind};
 pub use silt_image::{BuiltImage, Owner};
 pub use silt_store::{Compression, ImageRecord, IngestCounts, Named, VolumeRecord};
 pub use verify::{Damage, VerifyReport};

@@ -1,16 +1,18 @@
 //! Disk maps, deltas, and the read and write path of volumes.
 
+mod compare;
 mod delta;
 mod device;
 mod folder;
 mod map;
 mod volume;
 
+pub use compare::{DifferingBlocks, VolumePair};
 pub use delta::{Delta, DeltaReader, DeltaRun, DeltaRuns, Space};
 pub use device::{BlockDevice, BlockStatus, Geometry, MemoryDevice};
 pub use folder::{VolumeLock, read_volume_header, write_volume_header};
 pub use map::{
-    ChunkPlace, DiskMap, Extent, Extents, MapBuilder, MapChange, MapVisitor, MappedExtent,
-    update_map,
+    ChunkPlace, DiskMap, Extent, Extents, MapBuilder, MapChange, MapDiff, MapVisitor, MappedExtent,
+    diff_maps, update_map,
 };
 pub use volume::{Volume, VolumeParts};

@@ -124,6 +124,16 @@ impl Volume {
         self.frozen.iter().try_fold(own, |sum, delta| Ok(sum + delta.allocated_bytes()?))
     }
 
+    /// The map of the sealed disk below everything.
+    pub(crate) fn base(&self) -> &DiskMap {
+        &self.base
+    }
+
+    /// The deltas that are only read, newest first; of a read-only disk all there are.
+    pub(crate) fn frozen(&self) -> &[DeltaReader] {
+        &self.frozen
+    }
+
     fn writable(&self) -> Result<&Delta> {
         self.own.as_ref().ok_or_else(|| Error::invalid("the disk is read-only"))
     }
