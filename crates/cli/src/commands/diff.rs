@@ -7,6 +7,9 @@ use silt_engine::{Aspect, Change, DiskDiff, InodeKind};
 use silt_types::{DiskName, Result, format_size};
 use std::fmt::Write as _;
 
+/// Decoded chunks kept while comparing: those whose blocks lie apart.
+const CACHE_SIZE_BYTES: u64 = 64 << 20;
+
 /// Show what differs between two disks, each an image, a volume or a snapshot.
 ///
 /// Without --files: the blocks of 4096 bytes whose bytes differ, in time proportional to the difference. The shorter
@@ -45,7 +48,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(context: &Context, args: Args) -> Result<()> {
     let (a, b): (DiskName, DiskName) = (args.a.parse()?, args.b.parse()?);
-    let engine = context.engine()?;
+    let engine = context.engine_with_cache(CACHE_SIZE_BYTES)?;
     let bar = Bar::new();
     if args.files {
         let changes = engine.diff_files(&a, &b, &bar)?;
