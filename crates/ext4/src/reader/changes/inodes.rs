@@ -30,12 +30,23 @@ impl Identity {
 
 impl<A: DiskRead, B: DiskRead> Walk<'_, A, B> {
     /// Whether inode `number` is known to be the same bytes on both sides.
-    pub(super) fn is_shared(&self, number: InodeNumber) -> Result<bool> {
+    pub(super) fn is_shared(&mut self, number: InodeNumber) -> Result<bool> {
         if !self.related {
             return Ok(false);
         }
+        // Inodes that share a block share the answer, and neighbours are often named one after the other.
+        let geometry = self.after.ext4.geometry();
+        let per_block = geometry.block_size_bytes / geometry.inode_size_bytes;
+        let in_group = (number.get() - 1) % geometry.inodes_per_group;
+        let first = number.get() - in_group % per_block;
+        if let Some((_, shared)) = self.last_shared.filter(|(held, _)| *held == first) {
+            return Ok(shared);
+        }
         let (block, start) = self.before.ext4.inode_place(number)?;
-        Ok((block, start) == self.after.ext4.inode_place(number)? && self.is_same_block(block)?)
+        let shared =
+            (block, start) == self.after.ext4.inode_place(number)? && self.is_same_block(block)?;
+        self.last_shared = Some((first, shared));
+        Ok(shared)
     }
 
     /// Whether a block is known to be the same on both sides.
@@ -55,6 +66,7 @@ impl<A: DiskRead, B: DiskRead> Walk<'_, A, B> {
         aspects.add_if(a.mtime != b.mtime, Aspect::Times);
         aspects.add_if(self.xattrs_differ(a, b)?, Aspect::Xattrs);
         match b.kind {
+            InodeKind::File if shared && self.has_same_blocks(b)? => {}
             InodeKind::File => {
                 let sides = (&mut self.before, &mut self.after);
                 aspects.add_if(content_differs(sides, (a, b), self.pair)?, Aspect::Content);
@@ -80,19 +92,19 @@ impl<A: DiskRead, B: DiskRead> Walk<'_, A, B> {
         Ok(self.before.ext4.xattrs(a)? != self.after.ext4.xattrs(b)?)
     }
 
-    /// Whether a directory that is the same inode is known to have the same blocks too.
-    pub(super) fn has_same_blocks(&self, directory: &Inode) -> Result<bool> {
-        let in_itself = match directory.block_form() {
+    /// Whether a directory or file that is the same inode is known to have the same blocks too.
+    pub(super) fn has_same_blocks(&self, inode: &Inode) -> Result<bool> {
+        let in_itself = match inode.block_form() {
             BlockForm::None => true,
             // The depth of the root: at 0 there are no other nodes, which might differ.
-            BlockForm::Tree => u16_at(&directory.block_area, 6) == 0,
+            BlockForm::Tree => u16_at(&inode.block_area, 6) == 0,
             BlockForm::Map => false,
         };
         if !in_itself {
             return Ok(false);
         }
         let size = u64::from(self.after.ext4.block_size_bytes());
-        for extent in self.after.ext4.extents(directory) {
+        for extent in self.after.ext4.extents(inode) {
             let extent = extent?;
             let (at, len) = (extent.physical * size, extent.len * size);
             if known_equal(&self.before, &self.after, self.pair, (at, at), len)? != len {

@@ -30,6 +30,8 @@ pub(super) struct Walk<'a, A, B> {
     pub(super) removed: Vec<Stray>,
     pub(super) added: Vec<Stray>,
     pending: Vec<DirectoryPair>,
+    /// The first inode of the block that was asked for last, and whether it is the same on both sides.
+    pub(super) last_shared: Option<(u32, bool)>,
     /// What was found of inodes that have several names on both sides.
     compared: HashMap<(InodeNumber, InodeNumber), Aspects>,
 }
@@ -58,6 +60,7 @@ impl<'a, A: DiskRead, B: DiskRead> Walk<'a, A, B> {
             removed: Vec::new(),
             added: Vec::new(),
             pending: Vec::new(),
+            last_shared: None,
             compared: HashMap::new(),
         }
     }
