@@ -9,7 +9,6 @@ use std::path::Path;
 use std::time::Instant;
 
 use silt_engine::{CloneRequest, Engine};
-use silt_types::Name;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -27,10 +26,10 @@ fn main() -> Result<()> {
         file.write_all(&[1; 4096])?;
         file.sync_data()?;
         syncs.push(start.elapsed());
-        let source = image.parse::<Name>()?;
-        let volume = format!("engine-{image}-{number}").parse::<Name>()?;
+        let volumes = vec![format!("engine-{image}-{number}").parse()?];
+        let request = CloneRequest { source: image.parse()?, volumes };
         let start = Instant::now();
-        engine.clone_volume(&CloneRequest { source, volume })?;
+        engine.clone_disk(&request)?;
         clones.push(start.elapsed());
     }
     std::fs::remove_file(&beside)?;

@@ -46,6 +46,7 @@ pub(crate) enum Command {
     Ls(commands::ls::Args),
     Info(commands::info::Args),
     Rm(commands::rm::Args),
+    Diff(commands::diff::Args),
     Export(commands::export::Args),
     Serve(commands::serve::Args),
     Verify(commands::verify::Args),

@@ -7,6 +7,7 @@ mod building;
 mod commands;
 mod damage;
 mod determinism;
+mod diffing;
 mod durability;
 mod exporting;
 mod fidelity;

@@ -7,6 +7,7 @@ mod clone;
 mod commit;
 mod control;
 mod device;
+mod diff;
 mod engine;
 mod export;
 mod freeze;
@@ -23,6 +24,7 @@ mod verify;
 pub use build::BuildRequest;
 pub use clone::CloneRequest;
 pub use commit::CommitRequest;
+pub use diff::DiskDiff;
 pub use engine::{CACHE_SIZE_BYTES_DEFAULT, Engine};
 pub use export::ExportCounts;
 pub use info::{NameInfo, ServedBy, StoreInfo};
@@ -31,6 +33,7 @@ pub use rollback::{RollbackRequest, RolledBack};
 pub use seal::{Contended, SealReport};
 pub use serve::{Served, Serving};
 pub use silt_export::{StopSignal, nbd::Listen};
+pub use silt_ext4::reader::{Aspect, Aspects, Change, InodeKind};
 pub use silt_image::{BuiltImage, Owner};
 pub use silt_store::{
     Compression, FrozenDelta, ImageRecord, IngestCounts, Listing, Named, SnapshotPurpose,

@@ -63,8 +63,8 @@ impl Engine {
 
     fn refuse_dependants(&self, volume: &VolumeRecord, names: &[DiskName]) -> Result<()> {
         let snapshots = self.list()?.snapshots;
-        let of_volume = snapshots.iter().filter(|snapshot| snapshot.volume == volume.id);
-        of_volume.map(|snapshot| must_be_expected(snapshot, volume, names, false)).collect()
+        let mut of_volume = snapshots.iter().filter(|snapshot| snapshot.volume == volume.id);
+        of_volume.try_for_each(|snapshot| must_be_expected(snapshot, volume, names, false))
     }
 
     fn lock_to_remove(&self, named: &Named) -> Result<Option<VolumeLock>> {

@@ -1,5 +1,6 @@
 //! Disk maps, deltas, sealing, and the read and write path of volumes.
 
+mod compare;
 mod delta;
 mod device;
 mod folder;
@@ -7,12 +8,13 @@ mod map;
 mod seal;
 mod volume;
 
+pub use compare::{DifferingBlocks, VolumePair};
 pub use delta::{Delta, DeltaReader, DeltaRun, DeltaRuns, Space};
 pub use device::{BlockDevice, BlockStatus, Geometry, MemoryDevice};
 pub use folder::{VolumeLock, read_volume_header, write_volume_header};
 pub use map::{
-    ChunkPlace, DiskMap, Extent, Extents, MapBuilder, MapChange, MapVisitor, MappedExtent,
-    shrink_map, update_map,
+    ChunkPlace, DiskMap, Extent, Extents, MapBuilder, MapChange, MapDiff, MapVisitor, MappedExtent,
+    diff_maps, shrink_map, update_map,
 };
 pub use seal::{SealCounts, SealParts, Sealed, seal};
 pub use volume::{Volume, VolumeParts};

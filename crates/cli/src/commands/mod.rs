@@ -4,6 +4,7 @@ pub(crate) mod build;
 pub(crate) mod clone;
 pub(crate) mod commit;
 pub(crate) mod completions;
+pub(crate) mod diff;
 pub(crate) mod export;
 pub(crate) mod flatten;
 pub(crate) mod info;
@@ -85,6 +86,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Ls(args) => done(ls::run(&context, args)),
         Command::Info(args) => done(info::run(&context, args)),
         Command::Rm(args) => done(rm::run(&context, args)),
+        Command::Diff(args) => done(diff::run(&context, args)),
         Command::Export(args) => done(export::run(&context, args)),
         Command::Serve(args) => serve::run(&context, args),
         Command::Verify(args) => verify::run(&context, args),

@@ -5,9 +5,9 @@ use super::{
     scenes::Props,
     stage::{copy_folder, scratch, silt},
 };
-use silt_engine::{CloneRequest, Engine};
+use silt_engine::{CloneRequest, Engine, Listing};
 use silt_testkit::fault::{every_file_of, flip_bit};
-use silt_types::{Error, ErrorKind, Name};
+use silt_types::{DiskName, Error, ErrorKind, Name};
 use std::{
     collections::BTreeMap,
     fs,
@@ -61,13 +61,13 @@ fn ask(store: &Path, right: &Facts, disks: &BTreeMap<String, Vec<u8>>, soft: &[S
         }
     };
     match engine.list() {
-        Ok((images, volumes)) if images.len() + volumes.len() == right.len() => {}
+        Ok(all) if count(&all) == right.len() => {}
         Ok(_) => asked.wrong.push("the list is another".into()),
         Err(error) => asked.failed.push(error),
     }
     asked.failed.extend(engine.store_info().err());
     for name in right.keys() {
-        let parsed: Name = name.parse().unwrap();
+        let parsed: DiskName = name.parse().unwrap();
         match export(&engine, &parsed) {
             Ok(bytes) if bytes == disks[name] || soft.contains(name) => {}
             Ok(_) => asked.wrong.push(format!("the bytes of {name} are others")),
@@ -76,15 +76,20 @@ fn ask(store: &Path, right: &Facts, disks: &BTreeMap<String, Vec<u8>>, soft: &[S
         asked.failed.extend(engine.info(&parsed).err());
     }
     for name in right.keys() {
-        let volume: Name = format!("{name}-clone").parse().unwrap();
-        let request = CloneRequest { source: name.parse().unwrap(), volume: volume.clone() };
-        match engine.clone_volume(&request).and_then(|_| export(&engine, &volume)) {
+        let volume: Name = format!("{}-clone", name.replace('@', "-")).parse().unwrap();
+        let volumes = vec![volume.clone()];
+        let request = CloneRequest { source: name.parse().unwrap(), volumes };
+        match engine.clone_disk(&request).and_then(|_| export(&engine, &volume.into())) {
             Ok(bytes) if bytes == disks[name] || soft.contains(name) => {}
             Ok(_) => asked.wrong.push(format!("the bytes of a clone of {name} are others")),
             Err(error) => asked.failed.push(error),
         }
     }
     asked
+}
+
+fn count(all: &Listing) -> usize {
+    all.images.len() + all.volumes.len() + all.snapshots.len()
 }
 
 /// Whether an error says what is damaged: it names a file, a chunk, a pack, a row or the database.

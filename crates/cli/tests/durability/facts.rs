@@ -2,7 +2,7 @@
 
 use super::stage::scratch;
 use silt_engine::{Engine, Listen, Serving, StopSignal};
-use silt_types::{ErrorKind, Name, NoProgress, Result};
+use silt_types::{DiskName, ErrorKind, NoProgress, Result};
 use std::{
     collections::BTreeMap,
     hash::{DefaultHasher, Hash as _, Hasher as _},
@@ -47,10 +47,19 @@ pub(crate) fn look(store: &Path) -> Result<Look> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Look::default()),
         other => other?,
     };
-    let (images, volumes) = engine.list()?;
-    let names = images.iter().map(|image| &image.name).chain(volumes.iter().map(|v| &v.name));
+    let all = engine.list()?;
+    let mut names: Vec<DiskName> = Vec::new();
+    names.extend(all.images.iter().map(|image| image.name.clone().into()));
+    for volume in &all.volumes {
+        names.push(volume.name.clone().into());
+        let snapshots = all.snapshots.iter().filter(|snapshot| snapshot.volume == volume.id);
+        names.extend(snapshots.map(|snapshot| DiskName {
+            name: volume.name.clone(),
+            snapshot: Some(snapshot.name.clone()),
+        }));
+    }
     let mut look = Look::default();
-    for name in names {
+    for name in &names {
         let (fact, bytes) = fact(&engine, name)?;
         look.facts.insert(name.to_string(), fact);
         look.disks.insert(name.to_string(), bytes);
@@ -58,7 +67,7 @@ pub(crate) fn look(store: &Path) -> Result<Look> {
     Ok(look)
 }
 
-fn fact(engine: &Engine, name: &Name) -> Result<(Fact, Vec<u8>)> {
+fn fact(engine: &Engine, name: &DiskName) -> Result<(Fact, Vec<u8>)> {
     let info = engine.info(name)?;
     let bytes = export(engine, name)?;
     let mut hasher = DefaultHasher::new();
@@ -73,7 +82,7 @@ fn fact(engine: &Engine, name: &Name) -> Result<(Fact, Vec<u8>)> {
 }
 
 /// The bytes of a disk.
-pub(crate) fn export(engine: &Engine, name: &Name) -> Result<Vec<u8>> {
+pub(crate) fn export(engine: &Engine, name: &DiskName) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     engine.export_stream(name, &mut bytes, &NoProgress)?;
     Ok(bytes)

@@ -69,6 +69,11 @@ impl<D: DiskRead> Blocks<D> {
         self.overlay.len()
     }
 
+    /// Whether any of these blocks comes from the journal.
+    pub(super) fn is_logged(&self, blocks: std::ops::Range<u64>) -> bool {
+        !self.overlay.is_empty() && self.overlay.range(blocks).next().is_some()
+    }
+
     /// A metadata block.
     pub(super) fn read(&self, block: u64) -> Result<Arc<[u8]>> {
         let slot = block as usize % CACHED_BLOCKS;
@@ -96,7 +101,7 @@ impl<D: DiskRead> Blocks<D> {
         if blocks.end > self.count() {
             return Err(self.outside(blocks.end - 1));
         }
-        if self.overlay.range(blocks.clone()).next().is_none() {
+        if !self.is_logged(blocks) {
             return self.disk.read_at(buf, start);
         }
         let mut rest = buf;

@@ -116,6 +116,8 @@ pub struct Inode {
     pub(super) xattr_area: Box<[u8]>,
     /// Where the checksums of what belongs to the inode start.
     pub(super) checksum_seed: u32,
+    /// Generation, and time of creation as it stands there: they tell it from others that have had its number.
+    pub(super) birth: (u32, i64, u32),
 }
 
 /// How an inode tells where its blocks are.
@@ -188,6 +190,7 @@ impl<D: DiskRead> Ext4<D> {
             block_area: raw.block,
             xattr_area: bytes[fields_len.max(INODE_SIZE_MIN)..].into(),
             checksum_seed,
+            birth: (raw.generation, raw.crtime.seconds, raw.crtime.nanoseconds),
         })
     }
 }

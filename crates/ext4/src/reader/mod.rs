@@ -7,10 +7,11 @@
 //! Not for repair, and not for writing: `writer` does that. Where things stand on the disk is in [`format`](crate::format).
 //!
 //! Start with [`Ext4::open`]; [`Ext4::hierarchy`] gives the whole tree, [`Ext4::for_each_file_extent`]
-//! tells which block of the disk belongs to which file.
+//! tells which block of the disk belongs to which file, and [`changes`](fn@changes) what changed between two disks.
 
 mod block_map;
 mod blocks;
+mod changes;
 mod directory;
 mod disk;
 mod extents;
@@ -23,6 +24,7 @@ mod survey;
 mod tree;
 mod xattr;
 
+pub use changes::{Aspect, Aspects, Change, DiskPair, NothingKnown, changes};
 pub use directory::VisitEntry;
 pub use disk::{DiskRead, FileDisk};
 pub use extents::{Extent, Extents};

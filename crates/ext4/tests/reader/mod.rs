@@ -1,5 +1,6 @@
 //! The reader against disks that others made: `mke2fs`, the kernel, e2fsck, and whoever means harm.
 
+mod changed_disks;
 mod facts;
 mod hostile_disks;
 mod images;

@@ -1,12 +1,13 @@
 //! The disk map: a persistent Merkle tree from the blocks of a disk to the chunks that hold them.
 //!
-//! For: building, reading, walking and changing maps. Not for: chunks' content, nor deltas.
+//! For: building, reading, walking, comparing and changing maps. Not for: chunks' content, nor deltas.
 //!
 //! Invariants: the same mapping of a disk of the same size has the same root, whatever its history; a part that reads as
 //! zero has no node; a node read is checked against its place in the tree before it is used. Names the format:
 //! `silt_format::MapNode`. Explained in `docs/internals/disk-map.md`.
 
 mod build;
+mod diff;
 mod node;
 mod read;
 mod shrink;
@@ -17,6 +18,8 @@ mod walk;
 mod tests;
 
 pub use build::MapBuilder;
+pub(crate) use diff::same_places;
+pub use diff::{MapDiff, diff_maps};
 pub use read::DiskMap;
 pub use shrink::shrink_map;
 pub use update::update_map;

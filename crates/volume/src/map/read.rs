@@ -141,7 +141,7 @@ impl DiskMap {
 }
 
 /// What a leaf says of a block of it; `end` is the end of the leaf or of the disk.
-fn extent_in(runs: &[MapRun], leaf: Spot, block: u64, end: u64) -> Extent {
+pub(super) fn extent_in(runs: &[MapRun], leaf: Spot, block: u64, end: u64) -> Extent {
     let relative = block - leaf.start();
     match runs.get(runs.partition_point(|run| run.end() <= relative)) {
         Some(run) if u64::from(run.first) <= relative => {

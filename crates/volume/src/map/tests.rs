@@ -80,8 +80,42 @@ fn sizes() -> impl Strategy<Value = u64> {
     prop_oneof![Just(1), Just(256), Just(257), Just(20_000), Just(1 << 26), Just((1 << 32) - 5)]
 }
 
+/// The ranges of a diff of maps, block by block.
+fn diff(a: &DiskMap, b: &DiskMap) -> Vec<u64> {
+    let ranges: Vec<_> = diff_maps(a, b).map(Result::unwrap).collect();
+    assert!(ranges.windows(2).all(|two| two[0].end() <= two[1].start), "ranges ascend");
+    ranges.iter().flat_map(|range| range.start..range.end()).collect()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn maps_differ_where_their_places_do(
+        (blocks, first, others, second) in sizes().prop_flat_map(|n| {
+            sizes().prop_flat_map(move |m| {
+                // Changes to the first map, or a map of its own.
+                (Just(n), changes(n), Just(m), changes(m))
+            })
+        }),
+        on_top: bool,
+    ) {
+        let chunks = Arc::new(MemoryChunks::new());
+        let (mut one, mut other) = (Model::new(), Model::new());
+        first.iter().for_each(|change| set(&mut one, change));
+        if on_top {
+            other.extend(one.iter().filter(|(block, _)| **block < others));
+        }
+        second.iter().for_each(|change| set(&mut other, change));
+        let a = DiskMap::open(chunks.clone(), build(&*chunks, blocks, &one)).unwrap();
+        let b = DiskMap::open(chunks.clone(), build(&*chunks, others, &other)).unwrap();
+        let all: std::collections::BTreeSet<u64> = one.keys().chain(other.keys()).copied().collect();
+        let expected: Vec<u64> =
+            all.into_iter().filter(|block| one.get(block) != other.get(block)).collect();
+        prop_assert_eq!(diff(&a, &b), expected.clone());
+        prop_assert_eq!(diff(&b, &a), expected);
+        prop_assert_eq!(diff(&a, &a), Vec::<u64>::new());
+    }
 
     #[test]
     fn a_map_answers_what_it_was_built_from(
@@ -332,6 +366,66 @@ fn nodes_in_the_wrong_place_are_corrupt_and_named() {
         map.walk(&mut reached).unwrap();
         assert_eq!(reached.unreadable.len(), 1, "{what}");
     }
+}
+
+/// Counts the nodes that are read.
+struct Counting {
+    chunks: Arc<MemoryChunks>,
+    reads: AtomicU64,
+}
+
+impl ChunkSource for Counting {
+    fn get(&self, context: KeyContext, id: &ChunkId) -> Result<Chunk> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.chunks.get(context, id)
+    }
+
+    fn get_hot(&self, context: KeyContext, id: &ChunkId) -> Option<Chunk> {
+        self.chunks.get_hot(context, id)
+    }
+}
+
+#[test]
+fn equal_subtrees_are_not_read_to_be_compared() {
+    let chunks = Arc::new(MemoryChunks::new());
+    let blocks = 1 << 22;
+    let mut model: Model = (0..400).map(|n| (n * 10_000, (1, 0))).collect();
+    let a = build(&*chunks, blocks, &model);
+    model.insert(123_456, (2, 3));
+    let b = build(&*chunks, blocks, &model);
+    let counting = Arc::new(Counting { chunks, reads: AtomicU64::new(0) });
+    let open = |disk| DiskMap::open(counting.clone(), disk).unwrap();
+    assert_eq!(diff(&open(a), &open(b)), [123_456]);
+    // One path from the root to a leaf, on either side; the leaf is new on one of them.
+    assert_eq!(counting.reads.load(Ordering::Relaxed), 7);
+}
+
+#[test]
+fn hostile_maps_are_errors_when_compared_and_the_rest_is_told() {
+    let (root, other, good) = (chunk(1), chunk(5), chunk(2));
+    let nodes = [
+        (root, inner(1, &[(0, good), (1, chunk(4)), (2, root), (3, good)])),
+        (other, inner(1, &[(0, good)])),
+        (good, leaf(7)),
+    ];
+    let source = Arc::new(Lies(nodes.into_iter().collect()));
+    let open = |root| {
+        let disk = DiskId { root, size_bytes: 1000 * BLOCK_SIZE_BYTES };
+        DiskMap::open(source.clone(), disk).unwrap()
+    };
+    let (a, b) = (open(root), open(other));
+    let found: Vec<_> =
+        diff_maps(&a, &b).map(|range| range.map_err(|error| error.kind())).collect();
+    let expected = [
+        Err(ErrorKind::NotFound),
+        Err(ErrorKind::Corrupt),
+        Ok(BlockRange { start: 3 * 256 + 7, len: 1 }),
+    ];
+    assert_eq!(found, expected);
+    // A root that is its own child stands for no longer a disk than one of that level.
+    let long = DiskId { root, size_bytes: 20_000 * BLOCK_SIZE_BYTES };
+    let long = DiskMap::open(source.clone(), long).unwrap();
+    assert!(diff_maps(&long, &b).any(|range| range.is_err()));
 }
 
 #[test]

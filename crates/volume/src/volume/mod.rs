@@ -120,6 +120,16 @@ impl Volume {
         self.layers.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The map of the sealed disk below everything.
+    pub(crate) fn base_map(&self) -> Arc<DiskMap> {
+        self.layers().base.clone()
+    }
+
+    /// The deltas that are only read, newest first; of a read-only disk all there are.
+    pub(crate) fn frozen(&self) -> Vec<Arc<DeltaReader>> {
+        self.layers().frozen.clone()
+    }
+
     /// The delta whose flush covers everything that was answered so far; none for a read-only volume.
     fn flushable(&self) -> Result<Option<Arc<Delta>>> {
         let layers = self.layers();
