@@ -95,8 +95,8 @@ fn bad_names_exit_with_6() {
     let dir = dir.to_str().unwrap();
     let long = "n".repeat(129);
     let names = [
-        "", ".", "..", "a/b", "/", "../x", "a\nb", "\x1b[31m", "a b", "a@b", "a:b", "-x", "é",
-        &long,
+        "", ".", "..", "a/b", "/", "../x", "a\nb", "\x1b[31m", "a b", "a@b@c", "a@", "a:b", "-x",
+        "é", &long,
     ];
     for name in names {
         let cases: [&[&str]; 7] = [
@@ -111,6 +111,10 @@ fn bad_names_exit_with_6() {
         for case in cases {
             silt.fails(6, case);
         }
+    }
+    // The name of a snapshot is nobody else's.
+    for case in [&["build", dir, "a@b"], &["clone", "image", "a@b"]] {
+        silt.fails(6, case);
     }
     assert_eq!(silt.names(), ["image", "volume"]);
     let good = ["n".repeat(128), "debian-12.5_x".into(), "0".into(), "...".into()];

@@ -14,6 +14,7 @@ mod fidelity;
 mod rights;
 mod serving;
 mod silt;
+mod snapshots;
 mod space;
 mod survey;
 mod together;

@@ -189,14 +189,16 @@ impl Engine {
     }
 }
 
-/// Whether a header says what the catalog does. Deltas that became a part of the base since it was written, it still names.
+/// Whether a header says what the catalog does, its volume's name apart, which may have changed while it was served.
+/// Deltas that became a part of the base since it was written, it still has.
 fn says(header: &VolumeHeader, volume: &VolumeRecord) -> bool {
     let expected = header_of(volume);
-    if header.frozen.len() <= expected.frozen.len() {
-        return *header == expected;
+    let mut header = VolumeHeader { name: expected.name.clone(), ..header.clone() };
+    if header.frozen.len() > expected.frozen.len() {
+        header.frozen.truncate(expected.frozen.len());
+        header.base = expected.base;
     }
-    let frozen = header.frozen[..expected.frozen.len()].to_vec();
-    VolumeHeader { frozen, base: expected.base, ..header.clone() } == expected
+    header == expected
 }
 
 /// Which names need what is damaged.

@@ -23,6 +23,9 @@ const WRITER_WAIT: Duration = Duration::from_secs(60);
 const WRITER_CACHE_KIB: i64 = 24 << 10;
 const READER_CACHE_KIB: i64 = 8 << 10;
 
+/// Length of a page of the file in bytes, SQLite's default.
+const PAGE_LEN: u64 = 4096;
+
 /// `SILT` in the header of the database file.
 const APPLICATION_ID: i64 = 0x5349_4c54;
 /// Version of the tables below. A new one takes a new version of the store, too.
@@ -126,6 +129,17 @@ impl Database {
             "the schema of the database {} is damaged",
             self.path.display()
         )))
+    }
+
+    /// `Corrupt` if the file ends within a page: SQLite reads what is missing as zeros, and an empty page as if it were
+    /// whole.
+    pub(crate) fn must_end_with_a_page(&self) -> Result<()> {
+        let name = || format!("cannot read the length of {}", self.path.display());
+        let len = std::fs::metadata(&self.path).context(name)?.len();
+        if len.is_multiple_of(PAGE_LEN) {
+            return Ok(());
+        }
+        Err(Error::corrupt(format!("{} ends within a page", self.path.display())))
     }
 
     /// Makes durable what can be seen. A process that was killed inside a commit may have left it in the log, where the

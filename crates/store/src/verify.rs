@@ -102,6 +102,9 @@ fn check_database(shared: &Shared, findings: &mut Findings) -> Result<()> {
         }),
         Err(error) => findings.add(error),
     }
+    if let Err(error) = shared.database.must_end_with_a_page() {
+        findings.add(error);
+    }
     if let Err(error) = shared.database.read_at_once("cannot list the catalog", catalog::list) {
         findings.add(error);
     }

@@ -60,6 +60,19 @@ pub struct Listing {
     pub snapshots: Vec<SnapshotRecord>,
 }
 
+impl Listing {
+    /// The name of everything: of an image or volume, or of a volume and a snapshot of it.
+    fn names(&self) -> impl Iterator<Item = (&Name, Option<&Name>)> {
+        let images = self.images.iter().map(|image| (&image.name, None));
+        let volumes = self.volumes.iter().map(|volume| (&volume.name, None));
+        let snapshots = self.snapshots.iter().filter_map(|snapshot| {
+            let volume = self.volumes.iter().find(|volume| volume.id == snapshot.volume)?;
+            Some((&volume.name, Some(&snapshot.name)))
+        });
+        images.chain(volumes).chain(snapshots)
+    }
+}
+
 /// Looks a disk up. `None` only after the whole catalog was found whole.
 pub(crate) fn find(connection: &Connection, name: &DiskName) -> Result<Option<Named>> {
     let found = match (look_up(connection, &name.name)?, &name.snapshot) {
@@ -74,16 +87,31 @@ pub(crate) fn find(connection: &Connection, name: &DiskName) -> Result<Option<Na
         }
         (None, Some(_)) => None,
     };
-    match found {
-        None => list(connection).map(|_| None),
-        found => Ok(found),
+    if found.is_some() {
+        return Ok(found);
     }
+    let listing = list(connection)?;
+    let mut names = listing.names();
+    // What a look-up did not find and a listing has was lost by a damaged index of the database.
+    if names.any(|(of, snapshot)| *of == name.name && snapshot == name.snapshot.as_ref()) {
+        return Err(Error::corrupt(format!("the catalog has {name}, but an index of it does not")));
+    }
+    Ok(None)
 }
 
 /// The volume with an id. `NotFound` if it was removed since the id was learnt.
 pub(crate) fn volume(connection: &Connection, id: VolumeId) -> Result<VolumeRecord> {
-    let found = read_one(connection, "id = ?", [id.as_bytes()])?;
-    found.ok_or_else(|| Error::new(ErrorKind::NotFound, "the volume was removed meanwhile"))
+    if let Some(found) = read_one(connection, "id = ?", [id.as_bytes()])? {
+        return Ok(found);
+    }
+    match list(connection)?.volumes.iter().find(|volume| volume.id == id) {
+        None => Err(Error::new(ErrorKind::NotFound, "the volume was removed meanwhile")),
+        Some(volume) => {
+            let name = &volume.name;
+            let message = format!("the catalog has volume {name}, but an index of it does not");
+            Err(Error::corrupt(message))
+        }
+    }
 }
 
 /// The snapshot with an id. `NotFound` if it was removed since the id was learnt.
@@ -111,7 +139,8 @@ fn look_up_snapshot(
 
 /// The snapshots of a volume, in the order in which they were taken.
 fn snapshots_of(connection: &Connection, volume: VolumeId) -> Result<Vec<SnapshotRecord>> {
-    read_all(connection, "volume = ? ORDER BY created, name", [volume.as_bytes()])
+    // The plus keeps an index out of it, which could be damaged and hide some.
+    read_all(connection, "+volume = ? ORDER BY created, name", [volume.as_bytes()])
 }
 
 /// Every name. `Corrupt` if a row is damaged or missing.
