@@ -51,16 +51,17 @@ impl Engine {
     pub(crate) fn freeze_with_room(&self, volume: &VolumeRecord) -> Result<(Turn, Frozen)> {
         loop {
             let turn = self.turn(volume)?;
+            let had_room = self.volume_now(volume)?.frozen.len() < FROZEN_DELTAS_MAX;
             match self.freeze(volume, &turn) {
-                Ok(frozen) => return Ok((turn, frozen)),
-                Err(error) => {
-                    let now = self.volume_now(volume)?;
-                    if error.kind() != ErrorKind::Busy || now.frozen.len() < FROZEN_DELTAS_MAX {
-                        return Err(error);
-                    }
+                Err(error) if error.kind() == ErrorKind::Busy && !had_room => {
                     drop(turn);
-                    self.seal_oldest(&now, &NoProgress)?;
+                    // Another process may have made room meanwhile.
+                    let now = self.volume_now(volume)?;
+                    if now.frozen.len() >= FROZEN_DELTAS_MAX {
+                        self.seal_oldest(&now, &NoProgress)?;
+                    }
                 }
+                other => return other.map(|frozen| (turn, frozen)),
             }
         }
     }
