@@ -37,12 +37,16 @@ impl Engine {
                 let lease = self.store.lease()?;
                 let name: Name = lease.id().to_string().parse()?;
                 let (turn, frozen) = self.freeze_with_room(&volume)?;
-                let passing =
-                    self.store.change("cannot hold the state of the volume", |change| {
-                        let volume = apply_in(change, &volume, &frozen)?;
-                        keep(change, volume, name.clone(), SnapshotPurpose::Passing)
-                    })?;
+                let held = self.store.change("cannot hold the state of the volume", |change| {
+                    let volume = apply_in(change, &volume, &frozen)?;
+                    keep(change, volume, name.clone(), SnapshotPurpose::Passing)
+                });
+                if held.is_err() {
+                    // What was frozen stays so, and the catalog says it if it can.
+                    let _ = self.follow(&volume, &frozen);
+                }
                 drop(turn);
+                let passing = held?;
                 let disk = self.seal_snapshot(&passing, progress);
                 let published =
                     disk.and_then(|disk| self.publish_disk(request, disk, Some(&passing)));

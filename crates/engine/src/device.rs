@@ -133,16 +133,6 @@ impl Engine {
         self.store.paths().delta(record.id, record.own)
     }
 
-    /// Takes the right to write a volume. One without a folder was never written, and whoever begins to write it makes
-    /// one, so there is nothing to lock.
-    pub(crate) fn lock_if_made(&self, record: &VolumeRecord) -> Result<Option<VolumeLock>> {
-        let folder = self.store.paths().volume(record.id);
-        match folder.exists() {
-            true => VolumeLock::acquire(&folder).map(Some).context(|| in_use(record)),
-            false => Ok(None),
-        }
-    }
-
     fn parts(&self, record: &VolumeRecord, own: Option<PathBuf>) -> VolumeParts {
         VolumeParts {
             source: Arc::new(self.store.clone()),

@@ -62,6 +62,16 @@ impl Frozen {
 }
 
 impl Engine {
+    /// The right to change a volume that nobody else has open: its folder is made where there is none, for whoever begins to
+    /// write it locks that.
+    pub(crate) fn turn_alone(&self, record: &VolumeRecord) -> Result<(Turn, VolumeLock)> {
+        let folder = self.store.paths().volume(record.id);
+        create_dir(&folder)?;
+        let turn = self.turn(record)?;
+        let lock = VolumeLock::acquire(&folder);
+        Ok((turn, lock.context(|| format!("volume {} cannot be had", record.name))?))
+    }
+
     /// Waits for the turn to change a volume.
     pub(crate) fn turn(&self, record: &VolumeRecord) -> Result<Turn> {
         let folder = self.store.paths().volume(record.id);
@@ -90,7 +100,8 @@ impl Engine {
                 format!("the header of volume {} is not the one the catalog knows", now.name);
             return Err(Error::corrupt(message));
         }
-        if header.generation <= now.generation {
+        // A header is ahead where it has frozen what the catalog takes for the volume's own.
+        if !header.frozen.contains(&now.own) {
             return Ok(now);
         }
         let deltas = header.own.iter().chain(&header.frozen).copied().collect();

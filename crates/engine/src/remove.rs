@@ -1,6 +1,6 @@
 //! Removing names.
 
-use crate::{engine::Engine, seal::deltas_named, serve::image_in_use};
+use crate::{engine::Engine, freeze::Turn, seal::deltas_named, serve::image_in_use};
 use silt_store::{FrozenDelta, Named, SnapshotPurpose, SnapshotRecord, VolumeRecord};
 use silt_types::{Context as _, DiskName, Error, ErrorKind, Result, VolumeId};
 use silt_volume::VolumeLock;
@@ -67,9 +67,9 @@ impl Engine {
         of_volume.try_for_each(|snapshot| must_be_expected(snapshot, volume, names, false))
     }
 
-    fn lock_to_remove(&self, named: &Named) -> Result<Option<VolumeLock>> {
+    fn lock_to_remove(&self, named: &Named) -> Result<Option<(Turn, VolumeLock)>> {
         match named {
-            Named::Volume(volume) => self.lock_if_made(volume),
+            Named::Volume(volume) => self.turn_alone(volume).map(Some),
             Named::Image(image) => image_in_use(self.store.paths(), &image.name).map(|()| None),
             Named::Snapshot(_) => Ok(None),
         }

@@ -45,10 +45,10 @@ impl Engine {
     }
 
     fn grow(&self, volume: &VolumeRecord, size_bytes: u64) -> Result<VolumeRecord> {
-        // Its server could not tell its clients, so there is none to be asked.
-        drop(self.lock_if_made(volume)?);
-        let (_turn, frozen) = self.freeze_with_room(volume)?;
-        let _lock = self.lock_if_made(volume)?;
+        self.make_room_to_freeze(volume)?;
+        // Its server could not tell its clients, so there must be none.
+        let _alone = self.turn_alone(volume)?;
+        let frozen = self.freeze_at_rest(&self.reconciled(volume)?)?;
         let mut emptied = None;
         let grown = self.store.change("cannot resize the volume", |change| {
             let mut volume = apply_in(change, volume, &frozen)?;
@@ -72,10 +72,9 @@ impl Engine {
         size_bytes: u64,
         progress: &dyn Progress,
     ) -> Result<VolumeRecord> {
-        drop(self.lock_if_made(volume)?);
+        drop(self.turn_alone(volume)?);
         self.flatten(&volume.name, progress)?;
-        let _turn = self.turn(volume)?;
-        let _lock = self.lock_if_made(volume)?;
+        let _alone = self.turn_alone(volume)?;
         let before = self.reconciled(volume)?;
         let disk = self.read_only_volume(&before)?;
         if !before.frozen.is_empty() || disk.blocks_modified() > 0 {

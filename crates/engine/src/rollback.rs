@@ -39,8 +39,7 @@ impl Engine {
         if !request.discard {
             self.make_room_to_freeze(&volume)?;
         }
-        let _turn = self.turn(&volume)?;
-        let _lock = self.lock_if_made(&volume)?;
+        let _alone = self.turn_alone(&volume)?;
         let before = self.reconciled(&volume)?;
         let frozen = match request.discard {
             true => None,
@@ -70,7 +69,8 @@ impl Engine {
         Ok(rolled_back)
     }
 
-    fn make_room_to_freeze(&self, volume: &VolumeRecord) -> Result<()> {
+    /// Seals the oldest frozen delta of a volume that can freeze no more.
+    pub(crate) fn make_room_to_freeze(&self, volume: &VolumeRecord) -> Result<()> {
         loop {
             let now = self.volume_now(volume)?;
             if now.frozen.len() < FROZEN_DELTAS_MAX {

@@ -1,6 +1,7 @@
 //! Snapshots: a kept state of a volume, taken while it is written.
 
 use crate::{
+    control::ControlClient,
     engine::{Engine, now_ns},
     freeze::{Frozen, Turn, apply_in},
 };
@@ -46,19 +47,30 @@ impl Engine {
         }
     }
 
+    /// The record, the catalog having followed the volume's server, if it has one.
+    fn caught_up(&self, volume: &VolumeRecord) -> Result<VolumeRecord> {
+        let now = self.volume_now(volume)?;
+        match ControlClient::connect(self.store.paths(), &now)? {
+            Some(server) => self.follow(&now, &Frozen::of(server.state()?)),
+            None => Ok(now),
+        }
+    }
+
     /// Freezes what a volume holds, and seals the oldest of its frozen deltas before where it has no room for another one.
     /// Nobody else changes the volume before the turn is dropped.
     pub(crate) fn freeze_with_room(&self, volume: &VolumeRecord) -> Result<(Turn, Frozen)> {
         loop {
             let turn = self.turn(volume)?;
-            let had_room = self.volume_now(volume)?.frozen.len() < FROZEN_DELTAS_MAX;
+            let before = self.volume_now(volume)?;
             match self.freeze(volume, &turn) {
-                Err(error) if error.kind() == ErrorKind::Busy && !had_room => {
+                Err(error) if error.kind() == ErrorKind::Busy => {
+                    // A server may be ahead of the catalog, and another process may have made room meanwhile.
+                    let now = self.caught_up(volume)?;
                     drop(turn);
-                    // Another process may have made room meanwhile.
-                    let now = self.volume_now(volume)?;
                     if now.frozen.len() >= FROZEN_DELTAS_MAX {
                         self.seal_oldest(&now, &NoProgress)?;
+                    } else if now == before {
+                        return Err(error);
                     }
                 }
                 other => return other.map(|frozen| (turn, frozen)),

@@ -8,9 +8,10 @@ use super::{
 use crate::device::{create_delta, header_of};
 use rustix::event::{PollFd, PollFlags, poll};
 use silt_export::{SocketFile, StopSignal};
+use silt_format::FROZEN_DELTAS_MAX;
 use silt_store::{StorePaths, VolumeRecord};
 use silt_sys::durability::{random_bytes, sync_dir};
-use silt_types::{DeltaId, Error, Result};
+use silt_types::{DeltaId, Error, ErrorKind, Result};
 use silt_volume::{Volume, write_volume_header};
 use std::{
     os::{fd::AsFd as _, unix::net::UnixStream},
@@ -68,8 +69,12 @@ impl ServedVolume {
     }
 
     fn freeze(&self, record: &mut VolumeRecord, generation: u64) -> Result<()> {
-        if !self.volume.needs_freezing() {
+        if !self.volume.needs_freezing()? {
             return Ok(());
+        }
+        if self.volume.deltas().len() > FROZEN_DELTAS_MAX {
+            let message = format!("the volume reads through {FROZEN_DELTAS_MAX} frozen deltas");
+            return Err(Error::new(ErrorKind::Busy, message));
         }
         let mut next = record.clone();
         next.own = DeltaId::from_bytes(random_bytes()?);

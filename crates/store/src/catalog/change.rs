@@ -89,8 +89,7 @@ impl<'a> Change<'a> {
                 let now = self.volume(volume.id)?;
                 self.refuse_taken(to)?;
                 self.delete("volume", "id = ?", [now.id.as_bytes()])?;
-                let generation = now.generation + 1;
-                VolumeRecord { name: to.clone(), generation, ..now }.write(self.tx)
+                VolumeRecord { name: to.clone(), ..now }.write(self.tx)
             }
             Named::Snapshot(snapshot) => {
                 let now = self.snapshot(snapshot.id)?;

@@ -55,12 +55,15 @@ impl Volume {
         self.layers().base.disk_id()
     }
 
-    /// Whether the own delta says anything that the layers below do not: blocks, or that the disk has grown.
-    pub fn needs_freezing(&self) -> bool {
+    /// Whether the own delta says anything that the layers below do not: blocks, or that the disk has grown. `Io` if the
+    /// last rotation failed: then nothing is known to be durable.
+    pub fn needs_freezing(&self) -> Result<bool> {
         let layers = self.layers();
+        layers.recorded.wait()?;
         let below = layers.frozen.first().map(|newest| newest.size_bytes());
-        layers.own.as_ref().is_some_and(|own| own.blocks_modified() > 0)
-            || below.unwrap_or(layers.base.disk_id().size_bytes) < self.size_bytes
+        let is_written = layers.own.as_ref().is_some_and(|own| own.blocks_modified() > 0);
+        let length_below = below.unwrap_or(layers.base.disk_id().size_bytes);
+        Ok(is_written || length_below < self.size_bytes)
     }
 
     /// Freezes the own delta and goes on in `next`, which is empty. Reads and writes go on; a write waits for those in

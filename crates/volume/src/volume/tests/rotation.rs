@@ -94,6 +94,7 @@ fn a_rotation_that_cannot_be_recorded_ends_writing() {
         assert_eq!(volume.flush().unwrap_err().kind(), ErrorKind::Io);
         assert_eq!(volume.close().unwrap_err().kind(), ErrorKind::Io);
     }
+    assert_eq!(volume.needs_freezing().unwrap_err().kind(), ErrorKind::Io);
     let next = fixture.next();
     assert_eq!(volume.rotate(next, || Ok(())).unwrap_err().kind(), ErrorKind::Io);
     bytes[..SECTOR].fill(1);
