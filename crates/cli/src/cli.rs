@@ -40,7 +40,7 @@ pub(crate) enum Command {
     Rollback(commands::rollback::Args),
     Commit(commands::commit::Args),
     Flatten(commands::flatten::Args),
-    Seal(commands::sealing::Args),
+    Seal(commands::seal::Args),
     Rename(commands::rename::Args),
     Resize(commands::resize::Args),
     Ls(commands::ls::Args),

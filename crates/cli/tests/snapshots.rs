@@ -514,3 +514,72 @@ fn crc32c(bytes: &[u8]) -> u32 {
     let step = |sum: u32, _| if sum & 1 == 1 { sum >> 1 ^ 0x82f6_3b78 } else { sum >> 1 };
     !bytes.iter().fold(!0u32, |sum, byte| (0..8).fold(sum ^ u32::from(*byte), step))
 }
+
+/// What is sealed may be just what was there: then the base keeps its name, and the server has to let go of the delta all
+/// the same, or it could freeze no more after eight of them.
+#[test]
+fn a_server_lets_go_of_deltas_that_changed_nothing() {
+    let silt = Silt::new();
+    silt.small_image("image");
+    silt.json(&["clone", "image", "vm"]);
+    let disk = silt.exported("vm");
+    let server = silt.serve("vm", &[]);
+    let client = connect(&server);
+    for round in 0..10 {
+        client.write_at(&disk[..1 << 16], 0).unwrap();
+        let taken = silt.json(&["snapshot", &format!("vm@s{round}"), "--wait"]);
+        assert_eq!(taken["disk_id"], silt.json(&["info", "image"])["disk_id"], "{round}");
+        assert_eq!(silt.json(&["info", "vm"])["frozen_deltas"], 0, "{round}");
+    }
+    let mut now = vec![0; disk.len()];
+    client.read_at(&mut now, 0).unwrap();
+    assert!(now == disk);
+    assert_eq!(delta_folders(&silt).len(), 1);
+}
+
+/// Removal takes a turn with each volume: not twice with one, and in one order whatever the command line says.
+#[test]
+fn removals_wait_neither_for_themselves_nor_for_one_another_for_ever() {
+    let silt = Silt::new();
+    silt.small_image("image");
+    silt.json(&["clone", "image", "vm"]);
+    let removed = silt.json(&["rm", "vm", "image", "vm", "image"]);
+    assert_eq!(removed["removed"].as_array().unwrap().len(), 2, "{removed:#}");
+    silt.small_image("image");
+    for _ in 0..20 {
+        silt.json(&["clone", "image", "one"]);
+        silt.json(&["clone", "image", "two"]);
+        std::thread::scope(|scope| {
+            for names in [["one", "two"], ["two", "one"]] {
+                let silt = &silt;
+                scope.spawn(move || silt.run(&["rm", names[0], names[1]]));
+            }
+        });
+        assert_eq!(silt.names(), ["image"]);
+    }
+    silt.assert_verified();
+}
+
+#[test]
+fn disks_are_read_while_what_they_read_through_is_sealed() {
+    let silt = Silt::new();
+    silt.small_image("image");
+    silt.json(&["clone", "image", "vm"]);
+    let mut disk = silt.exported("vm");
+    let mut kept = Vec::new();
+    for round in 1..=7 {
+        write(&silt, "vm", &mut disk, round);
+        silt.json(&["snapshot", &format!("vm@s{round}")]);
+        kept.push(disk.clone());
+    }
+    let sealing = silt.command(&["seal"]).stdout(std::process::Stdio::null()).spawn();
+    let mut sealing = sealing.unwrap();
+    while sealing.try_wait().unwrap().is_none() {
+        for (round, expected) in (1..).zip(&kept) {
+            assert!(&silt.exported(&format!("vm@s{round}")) == expected, "round {round}");
+        }
+        silt.json(&["info", "vm"]);
+    }
+    assert!(silt.exported("vm") == disk);
+    silt.assert_verified();
+}

@@ -4,7 +4,6 @@ use crate::engine::Engine;
 use silt_ext4::reader::DiskRead;
 use silt_format::VolumeHeader;
 use silt_store::{FrozenDelta, Named, SnapshotRecord, VolumeRecord};
-use silt_sys::durability::create_dir;
 use silt_types::{Context as _, DeltaId, DiskId, DiskName, Error, ErrorKind, Result};
 use silt_volume::{
     BlockDevice, Delta, Volume, VolumeLock, VolumeParts, read_volume_header, write_volume_header,
@@ -43,12 +42,15 @@ impl Engine {
         })
     }
 
-    /// A delta may become a part of its base, and be gone, between a look at the catalog and opening it: then another look
-    /// finds the base.
+    /// A delta may become a part of its base, and be gone, between a look at the catalog and opening it: then what is there
+    /// seems damaged or missing, and another look finds the base. `open` looks at the catalog each time.
     pub(crate) fn while_deltas_are_sealed<T>(&self, open: impl Fn() -> Result<T>) -> Result<T> {
         for _ in 0..SEALED_MEANWHILE_MAX {
+            let before = self.store.last_change()?;
             match open() {
-                Err(error) if error.kind() == ErrorKind::Io && is_not_there(&error) => {}
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::Io | ErrorKind::Corrupt)
+                        && self.store.last_change()? != before => {}
                 other => return other,
             }
         }
@@ -92,10 +94,8 @@ impl Engine {
     /// anybody else has it open. Answers the record that it was opened by, too.
     pub(crate) fn open_to_write(&self, record: &VolumeRecord) -> Result<(OpenDisk, VolumeRecord)> {
         let folder = self.store.paths().volume(record.id);
-        create_dir(&folder)?;
         // A command that is at it ends before; after this, commands ask whoever has the lock.
-        let _turn = self.turn(record)?;
-        let lock = VolumeLock::acquire(&folder).context(|| in_use(record))?;
+        let (_turn, lock) = self.turn_alone(record)?;
         let (volume, record) = self.while_deltas_are_sealed(|| {
             let record = self.reconciled(record)?;
             self.bring_header_up_to_date(&record)?;
@@ -147,19 +147,6 @@ impl Engine {
         let paths = self.store.paths();
         frozen.iter().map(|frozen| paths.delta(frozen.home, frozen.delta)).collect()
     }
-}
-
-/// Whether a file or folder was missing.
-fn is_not_there(error: &Error) -> bool {
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let io = error.downcast_ref::<std::io::Error>();
-        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::NotFound) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
 }
 
 /// Makes an empty delta in a volume's folder. It appears under its name only once it is whole; the caller makes the name

@@ -21,9 +21,9 @@ use std::{fs::File, thread, time::Duration};
 const SERVER_TRIES: u32 = 10;
 const SERVER_PAUSE: Duration = Duration::from_millis(50);
 
-/// The turn of a command that changes a volume. A volume without a folder was never written, and needs none.
+/// The turn of a command that changes a volume.
 pub(crate) struct Turn {
-    _folder: Option<File>,
+    _folder: File,
 }
 
 /// The deltas of a volume after what it held was frozen.
@@ -62,30 +62,22 @@ impl Frozen {
 }
 
 impl Engine {
-    /// The right to change a volume that nobody else has open: its folder is made where there is none, for whoever begins to
-    /// write it locks that.
+    /// The turn with a volume that nobody else has open. `Busy` if somebody does.
     pub(crate) fn turn_alone(&self, record: &VolumeRecord) -> Result<(Turn, VolumeLock)> {
-        let folder = self.store.paths().volume(record.id);
-        create_dir(&folder)?;
         let turn = self.turn(record)?;
-        let lock = VolumeLock::acquire(&folder);
+        let lock = VolumeLock::acquire(&self.store.paths().volume(record.id));
         Ok((turn, lock.context(|| format!("volume {} cannot be had", record.name))?))
     }
 
-    /// Waits for the turn to change a volume.
+    /// Waits for the turn to change a volume. Its folder is made where there is none, for whoever begins to write it takes
+    /// a turn too. A process that takes several turns at a time takes them in the order of ids.
     pub(crate) fn turn(&self, record: &VolumeRecord) -> Result<Turn> {
         let folder = self.store.paths().volume(record.id);
         let failed = || format!("cannot take a turn with volume {}", record.name);
-        match File::open(&folder) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                Ok(Turn { _folder: None })
-            }
-            file => {
-                let file = file.context(failed)?;
-                file.lock().context(failed)?;
-                Ok(Turn { _folder: Some(file) })
-            }
-        }
+        create_dir(&folder)?;
+        let folder = File::open(&folder).context(failed)?;
+        folder.lock().context(failed)?;
+        Ok(Turn { _folder: folder })
     }
 
     /// The record as it is now, the catalog having followed what the volume's folder says. For one that nobody serves.
@@ -118,19 +110,16 @@ impl Engine {
     /// Freezes what the volume holds now, so that its record can be changed by [`Frozen::apply`]. `Busy` if it has as many
     /// frozen deltas as it can have, or somebody uses it in a way that cannot be asked.
     pub(crate) fn freeze(&self, record: &VolumeRecord, _turn: &Turn) -> Result<Frozen> {
-        let folder = self.store.paths().volume(record.id);
-        for attempt in 1.. {
+        let mut tries = 1;
+        loop {
             let now = self.volume_now(record)?;
             if let Some(server) = ControlClient::connect(self.store.paths(), &now)? {
                 return server.freeze(&Layering::of(&now), now.generation + 1).map(Frozen);
             }
-            if !folder.exists() && !self.is_longer_than_below(&now)? {
-                return Ok(Frozen(unchanged(&now)));
-            }
-            create_dir(&folder)?;
-            match VolumeLock::share(&folder) {
-                Ok(_lock) => return self.freeze_at_rest(&self.reconciled(&now)?),
-                Err(error) if error.kind() == ErrorKind::Busy && attempt < SERVER_TRIES => {
+            match VolumeLock::share(&self.store.paths().volume(record.id)) {
+                Ok(_lock) => return self.freeze_at_rest(&now),
+                Err(error) if error.kind() == ErrorKind::Busy && tries < SERVER_TRIES => {
+                    tries += 1;
                     thread::sleep(SERVER_PAUSE);
                 }
                 Err(error) => {
@@ -138,11 +127,14 @@ impl Engine {
                 }
             }
         }
-        Err(Error::internal("the attempts above are endless"))
     }
 
     /// The same for a volume that nobody writes.
     pub(crate) fn freeze_at_rest(&self, record: &VolumeRecord) -> Result<Frozen> {
+        self.while_deltas_are_sealed(|| self.freeze_reconciled(&self.reconciled(record)?))
+    }
+
+    fn freeze_reconciled(&self, record: &VolumeRecord) -> Result<Frozen> {
         let own = self.own_delta(record);
         let grown = self.is_longer_than_below(record)?;
         let delta = match own.exists() {

@@ -1,7 +1,7 @@
 //! What there is to know of a name, and of the store.
 
 use crate::{control::ControlClient, engine::Engine, freeze::Frozen};
-use silt_store::{ChunkKind, Listing, Named, SnapshotPurpose, SnapshotRecord, VolumeRecord};
+use silt_store::{ChunkKind, Listing, Named, VolumeRecord};
 use silt_types::{BLOCK_SIZE_BYTES, DiskId, DiskName, ErrorKind, Result, TreeId, VolumeId};
 use silt_volume::{DiskMap, Volume, VolumeLock};
 use std::{sync::Arc, time::Duration};
@@ -146,9 +146,10 @@ impl Engine {
         map_bytes: u64,
     ) -> Result<NameInfo> {
         let served_by = self.served_by(&volume)?;
-        if let Some(server) = ControlClient::connect(self.store.paths(), &volume)? {
-            // It may be ahead of the catalog.
-            Frozen::of(server.state()?).apply(&mut volume)?;
+        // A server may be ahead of the catalog. One that is just ending, or that can write no more, is not asked.
+        let server = ControlClient::connect(self.store.paths(), &volume)?;
+        if let Some(Ok(state)) = server.map(ControlClient::state) {
+            Frozen::of(state).apply(&mut volume)?;
         }
         let disk = self.volume_at_rest(&volume, served_by.is_some())?;
         let (blocks_modified, delta_bytes_allocated) =
@@ -176,10 +177,8 @@ impl Engine {
 
     fn snapshots_shown(&self, volume: VolumeId) -> Result<u64> {
         let snapshots = self.list()?.snapshots;
-        let shown = |snapshot: &&SnapshotRecord| {
-            snapshot.volume == volume && snapshot.purpose != SnapshotPurpose::Passing
-        };
-        Ok(snapshots.iter().filter(shown).count() as u64)
+        let of_volume = snapshots.iter().filter(|snapshot| snapshot.volume == volume);
+        Ok(of_volume.filter(|snapshot| snapshot.is_shown()).count() as u64)
     }
 
     /// The record of a delta that is being written may be met in the middle of an append, and look damaged; a moment
@@ -229,7 +228,7 @@ impl Engine {
             bytes_stored: totals.chunks.bytes_stored,
             images: images.len() as u64,
             volumes: volumes.len() as u64,
-            snapshots: snapshots.len() as u64,
+            snapshots: snapshots.iter().filter(|snapshot| snapshot.is_shown()).count() as u64,
         })
     }
 }

@@ -1,7 +1,7 @@
 //! Removing names.
 
 use crate::{engine::Engine, freeze::Turn, seal::deltas_named, serve::image_in_use};
-use silt_store::{FrozenDelta, Named, SnapshotPurpose, SnapshotRecord, VolumeRecord};
+use silt_store::{FrozenDelta, Named, SnapshotRecord, VolumeRecord};
 use silt_types::{Context as _, DiskName, Error, ErrorKind, Result, VolumeId};
 use silt_volume::VolumeLock;
 use std::{collections::HashSet, fs, path::Path};
@@ -13,15 +13,15 @@ impl Engine {
     /// nobody needs any more is free at once; chunks are left to collection.
     pub fn remove(&self, names: &[DiskName], recursive: bool) -> Result<Vec<(DiskName, Named)>> {
         let mut gone = Vec::new();
-        for name in names {
+        let mut met = HashSet::new();
+        for name in names.iter().filter(|name| met.insert(*name)) {
             let named = self.find(name)?;
             if let (Named::Volume(volume), false) = (&named, recursive) {
                 self.refuse_dependants(volume, names)?;
             }
             gone.push((name.clone(), named));
         }
-        let _locks = gone.iter().map(|(_, named)| self.lock_to_remove(named));
-        let _locks = _locks.collect::<Result<Vec<_>>>()?;
+        let _locks = self.lock_to_remove(gone.iter().map(|(_, named)| named))?;
         let mut deltas = Vec::new();
         self.store.change("cannot remove the names", |change| {
             let mut done = HashSet::new();
@@ -67,12 +67,21 @@ impl Engine {
         of_volume.try_for_each(|snapshot| must_be_expected(snapshot, volume, names, false))
     }
 
-    fn lock_to_remove(&self, named: &Named) -> Result<Option<(Turn, VolumeLock)>> {
-        match named {
-            Named::Volume(volume) => self.turn_alone(volume).map(Some),
-            Named::Image(image) => image_in_use(self.store.paths(), &image.name).map(|()| None),
-            Named::Snapshot(_) => Ok(None),
+    /// Makes sure that nobody uses what is to be removed, and begins to.
+    fn lock_to_remove<'a>(
+        &self,
+        named: impl Iterator<Item = &'a Named>,
+    ) -> Result<Vec<(Turn, VolumeLock)>> {
+        let mut volumes = Vec::new();
+        for named in named {
+            match named {
+                Named::Volume(volume) => volumes.push(volume),
+                Named::Image(image) => image_in_use(self.store.paths(), &image.name)?,
+                Named::Snapshot(_) => {}
+            }
         }
+        volumes.sort_by_key(|volume| volume.id);
+        volumes.into_iter().map(|volume| self.turn_alone(volume)).collect()
     }
 
     /// Removes those of `deltas` that no name needs any more, and folders of volumes that are gone. A crash on the way
@@ -109,7 +118,7 @@ fn must_be_expected(
     recursive: bool,
 ) -> Result<()> {
     let name = DiskName { name: volume.name.clone(), snapshot: Some(snapshot.name.clone()) };
-    if recursive || names.contains(&name) || snapshot.purpose == SnapshotPurpose::Passing {
+    if recursive || names.contains(&name) || !snapshot.is_shown() {
         return Ok(());
     }
     let message = format!("volume {} has the snapshot {name}", volume.name);

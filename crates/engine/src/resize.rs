@@ -4,8 +4,8 @@ use crate::{engine::Engine, freeze::apply_in};
 use silt_store::{FrozenDelta, VolumeRecord};
 use silt_sys::durability::random_bytes;
 use silt_types::{
-    BLOCK_SIZE_BYTES, DISK_SIZE_BYTES_MAX, DeltaId, DiskId, Error, Name, Progress, Result,
-    format_size,
+    BLOCK_SIZE_BYTES, DISK_SIZE_BYTES_MAX, DeltaId, DiskId, Error, ErrorKind, Name, Progress,
+    Result, format_size,
 };
 use silt_volume::{DiskMap, shrink_map};
 use std::sync::Arc;
@@ -48,7 +48,7 @@ impl Engine {
         self.make_room_to_freeze(volume)?;
         // Its server could not tell its clients, so there must be none.
         let _alone = self.turn_alone(volume)?;
-        let frozen = self.freeze_at_rest(&self.reconciled(volume)?)?;
+        let frozen = self.freeze_at_rest(volume)?;
         let mut emptied = None;
         let grown = self.store.change("cannot resize the volume", |change| {
             let mut volume = apply_in(change, volume, &frozen)?;
@@ -79,7 +79,7 @@ impl Engine {
         let disk = self.read_only_volume(&before)?;
         if !before.frozen.is_empty() || disk.blocks_modified() > 0 {
             let message = format!("volume {} was written meanwhile", before.name);
-            return Err(Error::new(silt_types::ErrorKind::Busy, message));
+            return Err(Error::new(ErrorKind::Busy, message));
         }
         self.must_be_free(&before, size_bytes)?;
         let ingest = self.store.ingest(silt_store::Compression::default())?;
@@ -104,10 +104,7 @@ impl Engine {
 
     /// `Invalid` unless the part from `size_bytes` on reads as zero or is behind the end of the ext4 on the disk.
     fn must_be_free(&self, volume: &VolumeRecord, size_bytes: u64) -> Result<()> {
-        let first_gone = size_bytes.div_ceil(BLOCK_SIZE_BYTES);
-        if self.mapped_end(volume.base)? <= first_gone * BLOCK_SIZE_BYTES
-            && size_bytes.is_multiple_of(BLOCK_SIZE_BYTES)
-        {
+        if self.mapped_end(volume.base)? <= size_bytes {
             return Ok(());
         }
         let disk = self.open_sealed(volume.base, None)?;
@@ -119,11 +116,13 @@ impl Engine {
                 volume.name,
                 format_size(ext4.size_bytes())
             ))),
-            Err(_) => Err(Error::invalid(format!(
-                "volume {} has data behind {} and no ext4 that would say whether it counts",
-                volume.name,
-                format_size(size_bytes)
-            ))),
+            Err(error) => {
+                let (name, size) = (&volume.name, format_size(size_bytes));
+                let message = format!(
+                    "volume {name} has data behind {size} and no ext4 that says whether it counts"
+                );
+                Err(Error::with_source(ErrorKind::Invalid, message, error))
+            }
         }
     }
 

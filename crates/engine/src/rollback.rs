@@ -43,7 +43,7 @@ impl Engine {
         let before = self.reconciled(&volume)?;
         let frozen = match request.discard {
             true => None,
-            false => Some(self.freeze_at_rest(&before)?),
+            false => Some(self.freeze_at_rest(&volume)?),
         };
         let rolled_back = self.store.change("cannot roll the volume back", |change| {
             let snapshot = change.snapshot(snapshot.id)?;
@@ -90,7 +90,7 @@ fn keep_unless_kept(
     let is_kept = |snapshot: &SnapshotRecord| {
         (snapshot.base, &snapshot.frozen, snapshot.size_bytes)
             == (volume.base, &volume.frozen, volume.size_bytes)
-            && snapshot.purpose != SnapshotPurpose::Passing
+            && snapshot.is_shown()
     };
     if snapshots.iter().any(is_kept) {
         return Ok(None);

@@ -11,9 +11,7 @@ use crate::{
     engine::Engine,
 };
 use silt_format::RootRecord;
-use silt_store::{
-    Compression, FrozenDelta, Listing, SnapshotPurpose, SnapshotRecord, VolumeRecord,
-};
+use silt_store::{Compression, FrozenDelta, Listing, SnapshotRecord, VolumeRecord};
 use silt_types::{Context as _, DeltaId, DiskId, Error, LeaseId, Name, Progress, Result, VolumeId};
 use silt_volume::{DeltaReader, SealCounts, SealParts, seal};
 use std::{
@@ -178,7 +176,7 @@ impl Engine {
         let is_complete = |snapshot: &SnapshotRecord| {
             Pair::of(snapshot.base, &snapshot.frozen) == Some(*pair)
                 && snapshot.frozen.len() == 1
-                && snapshot.purpose != SnapshotPurpose::Passing
+                && snapshot.is_shown()
         };
         let snapshots = self.list()?.snapshots;
         let snapshots = snapshots.iter().filter(|snapshot| is_complete(snapshot));
@@ -196,7 +194,7 @@ impl Engine {
     /// Removes snapshots that held a state for work whose process is gone.
     fn remove_passing_leftovers(&self) -> Result<()> {
         let passing = self.list()?.snapshots.into_iter();
-        for snapshot in passing.filter(|s| s.purpose == SnapshotPurpose::Passing) {
+        for snapshot in passing.filter(|snapshot| !snapshot.is_shown()) {
             let lease = snapshot.name.as_str().parse::<LeaseId>();
             if !lease.is_ok_and(|lease| self.store.is_leased(lease).unwrap_or(true)) {
                 self.forget_snapshot(&snapshot)?;

@@ -1,7 +1,7 @@
 //! The store as a whole: making it, opening it, reading chunks, reading and changing the catalog.
 
 use crate::{
-    catalog::{self, Change, Listing, Named, SnapshotRecord, VolumeRecord},
+    catalog::{self, Change, Listing, Named, SnapshotRecord, State, VolumeRecord},
     chunk::{Chunk, ChunkSource, Domain, KeyContext},
     codec,
     database::Database,
@@ -121,6 +121,14 @@ impl Store {
             let what = if name.snapshot.is_some() { "snapshot" } else { "image or volume" };
             Error::new(ErrorKind::NotFound, format!("there is no {what} {name}"))
         })
+    }
+
+    /// The number of the last transaction that changed the catalog or the packs. Whoever finds it unchanged has missed
+    /// nothing meanwhile.
+    pub fn last_change(&self) -> Result<u64> {
+        let doing = "cannot read the state of the catalog";
+        let state = self.shared.database.read(doing, |c| Ok(State::read(c)))??;
+        Ok(state.number as u64)
     }
 
     /// The volume with this id, whatever its name is now. `NotFound` if it was removed since its id was learnt.

@@ -1,6 +1,6 @@
 //! `silt commit`: an image of what a volume holds.
 
-use super::{Context, sealing};
+use super::{Context, seal};
 use crate::{output::print, progress::Bar};
 use serde_json::json;
 use silt_engine::CommitRequest;
@@ -31,7 +31,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<()> {
         image: args.image.parse()?,
         replace: args.replace,
     };
-    let engine = context.engine_with_cache(sealing::CACHE_SIZE_BYTES)?;
+    let engine = context.engine_with_cache(seal::CACHE_SIZE_BYTES)?;
     let image = engine.commit(&request, &Bar::new())?;
     let seconds = started.elapsed().as_secs_f64();
     let document = || {

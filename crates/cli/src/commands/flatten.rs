@@ -1,6 +1,6 @@
 //! `silt flatten`: a volume without deltas.
 
-use super::{Context, sealing};
+use super::{Context, seal};
 use crate::{output::print, progress::Bar};
 use silt_types::{Name, Result};
 use std::time::Instant;
@@ -19,13 +19,13 @@ pub(crate) struct Args {
 pub(crate) fn run(context: &Context, args: Args) -> Result<()> {
     let started = Instant::now();
     let volume: Name = args.volume.parse()?;
-    let engine = context.engine_with_cache(sealing::CACHE_SIZE_BYTES)?;
+    let engine = context.engine_with_cache(seal::CACHE_SIZE_BYTES)?;
     let report = engine.flatten(&volume, &Bar::new())?;
     let seconds = started.elapsed().as_secs_f64();
     let document = || {
-        let mut document = sealing::document(&report, seconds);
+        let mut document = seal::document(&report, seconds);
         document["volume"] = volume.as_str().into();
         document
     };
-    print(context.json, document, || sealing::text(&report, seconds))
+    print(context.json, document, || seal::text(&report, seconds))
 }

@@ -1,9 +1,12 @@
 //! `silt ls`: what there is.
 
-use super::{Context, lineage};
-use crate::output::{print, table, time};
+use super::Context;
+use crate::{
+    lineage,
+    output::{print, table, time},
+};
 use serde_json::{Value, json};
-use silt_engine::{ImageRecord, Listing, SnapshotPurpose, SnapshotRecord, VolumeRecord};
+use silt_engine::{ImageRecord, Listing, SnapshotRecord, VolumeRecord};
 use silt_types::{Result, format_size};
 
 /// List images, volumes and snapshots.
@@ -20,7 +23,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(context: &Context, args: Args) -> Result<()> {
     let mut listing = context.engine()?.list()?;
-    listing.snapshots.retain(|snapshot| snapshot.purpose != SnapshotPurpose::Passing);
+    listing.snapshots.retain(SnapshotRecord::is_shown);
     if args.tree {
         return print(false, || Value::Null, || lineage::tree(&listing));
     }

@@ -8,14 +8,13 @@ pub(crate) mod diff;
 pub(crate) mod export;
 pub(crate) mod flatten;
 pub(crate) mod info;
-pub(crate) mod lineage;
 pub(crate) mod ls;
 pub(crate) mod man;
 pub(crate) mod rename;
 pub(crate) mod resize;
 pub(crate) mod rm;
 pub(crate) mod rollback;
-pub(crate) mod sealing;
+pub(crate) mod seal;
 pub(crate) mod serve;
 pub(crate) mod snapshot;
 pub(crate) mod verify;
@@ -80,7 +79,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Rollback(args) => done(rollback::run(&context, args)),
         Command::Commit(args) => done(commit::run(&context, args)),
         Command::Flatten(args) => done(flatten::run(&context, args)),
-        Command::Seal(args) => done(sealing::run(&context, args)),
+        Command::Seal(args) => done(seal::run(&context, args)),
         Command::Rename(args) => done(rename::run(&context, args)),
         Command::Resize(args) => done(resize::run(&context, args)),
         Command::Ls(args) => done(ls::run(&context, args)),

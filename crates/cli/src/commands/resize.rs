@@ -1,6 +1,6 @@
 //! `silt resize`: another length of a volume's disk.
 
-use super::{Context, sealing};
+use super::{Context, seal};
 use crate::{output::print, progress::Bar};
 use serde_json::json;
 use silt_engine::ResizeRequest;
@@ -31,7 +31,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<()> {
         size_bytes: parse_size(&args.size)?,
         shrink: args.shrink,
     };
-    let engine = context.engine_with_cache(sealing::CACHE_SIZE_BYTES)?;
+    let engine = context.engine_with_cache(seal::CACHE_SIZE_BYTES)?;
     let volume = engine.resize(&request, &Bar::new())?;
     let document = || json!({ "volume": volume.name.as_str(), "size": volume.size_bytes });
     print(context.json, document, || {

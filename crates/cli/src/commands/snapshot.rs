@@ -1,6 +1,6 @@
 //! `silt snapshot`: a kept state of a volume.
 
-use super::{Context, seal_behind, sealing};
+use super::{Context, seal, seal_behind};
 use crate::{output::print, progress::Bar};
 use serde_json::json;
 use silt_engine::{Contended, Named};
@@ -28,7 +28,7 @@ pub(crate) struct Args {
 pub(crate) fn run(context: &Context, args: Args) -> Result<()> {
     let started = Instant::now();
     let name: DiskName = args.snapshot.parse()?;
-    let engine = context.engine_with_cache(sealing::CACHE_SIZE_BYTES)?;
+    let engine = context.engine_with_cache(seal::CACHE_SIZE_BYTES)?;
     let mut record = engine.snapshot(&name)?;
     let seconds = started.elapsed().as_secs_f64();
     if args.wait {

@@ -19,8 +19,9 @@ use std::{path::PathBuf, time::Duration};
 /// The longest line. A state is some ten ids.
 const LINE_LEN_MAX: u64 = 16 << 10;
 
-/// How long a server waits for a question, once somebody is connected, so that nobody keeps others from asking.
-const QUESTION_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long a server waits for a question, once somebody is connected: commands ask at once. Nobody is to keep others from
+/// asking, nor the server from ending within five seconds.
+const QUESTION_TIME_MAX: Duration = Duration::from_secs(1);
 
 fn socket_of(paths: &StorePaths, volume: VolumeId) -> PathBuf {
     paths.run().join(format!("{volume}.control"))

@@ -43,7 +43,7 @@ impl ServedVolume {
     fn answer(&self, question: Question) -> Result<ServedState> {
         let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
         match question {
-            Question::State => {}
+            Question::State => self.volume.must_be_recorded()?,
             Question::Rebase { layering } => self.rebase(&layering.try_into()?)?,
             Question::Freeze { layering, generation } => {
                 self.rebase(&layering.try_into()?)?;
@@ -61,11 +61,7 @@ impl ServedVolume {
         });
         let (own_at, frozen) =
             known.ok_or_else(|| Error::invalid("the catalog knows another delta as its own"))?;
-        let frozen = [&deltas[1..(own_at + 1).max(1)], frozen].concat();
-        match frozen.len() + 1 == deltas.len() {
-            true => Ok(()),
-            false => self.volume.rebase(layering.base, &frozen),
-        }
+        self.volume.rebase(layering.base, &[&deltas[1..=own_at], frozen].concat())
     }
 
     fn freeze(&self, record: &mut VolumeRecord, generation: u64) -> Result<()> {

@@ -22,7 +22,7 @@ pub use snapshot::{SnapshotPurpose, SnapshotRecord};
 pub(crate) use state::{State, change_state};
 pub use volume::VolumeRecord;
 
-use row::{read_all, read_one};
+use row::{Record, read_all, read_one};
 use rusqlite::Connection;
 use silt_types::{DiskName, Error, ErrorKind, Name, Result, SnapshotId, VolumeId};
 
@@ -101,23 +101,30 @@ pub(crate) fn find(connection: &Connection, name: &DiskName) -> Result<Option<Na
 
 /// The volume with an id. `NotFound` if it was removed since the id was learnt.
 pub(crate) fn volume(connection: &Connection, id: VolumeId) -> Result<VolumeRecord> {
-    if let Some(found) = read_one(connection, "id = ?", [id.as_bytes()])? {
-        return Ok(found);
-    }
-    match list(connection)?.volumes.iter().find(|volume| volume.id == id) {
-        None => Err(Error::new(ErrorKind::NotFound, "the volume was removed meanwhile")),
-        Some(volume) => {
-            let name = &volume.name;
-            let message = format!("the catalog has volume {name}, but an index of it does not");
-            Err(Error::corrupt(message))
-        }
-    }
+    let is_listed = |all: &Listing| all.volumes.iter().any(|volume| volume.id == id);
+    by_id(connection, id.as_bytes(), is_listed)
 }
 
 /// The snapshot with an id. `NotFound` if it was removed since the id was learnt.
 pub(crate) fn snapshot(connection: &Connection, id: SnapshotId) -> Result<SnapshotRecord> {
-    let found = read_one(connection, "id = ?", [id.as_bytes()])?;
-    found.ok_or_else(|| Error::new(ErrorKind::NotFound, "the snapshot was removed meanwhile"))
+    let is_listed = |all: &Listing| all.snapshots.iter().any(|snapshot| snapshot.id == id);
+    by_id(connection, id.as_bytes(), is_listed)
+}
+
+/// `NotFound` only after a listing, which uses no index of ids, has not got it either.
+fn by_id<R: Record>(
+    connection: &Connection,
+    id: &[u8; 16],
+    is_listed: impl Fn(&Listing) -> bool,
+) -> Result<R> {
+    if let Some(found) = read_one(connection, "id = ?", [id])? {
+        return Ok(found);
+    }
+    let table = R::TABLE;
+    match is_listed(&list(connection)?) {
+        true => Err(Error::corrupt(format!("the index of {table} ids in the catalog is damaged"))),
+        false => Err(Error::new(ErrorKind::NotFound, format!("the {table} was removed meanwhile"))),
+    }
 }
 
 /// Looks a name up by its rows alone, whatever else there is: for who is about to take it.

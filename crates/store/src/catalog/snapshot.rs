@@ -48,6 +48,11 @@ impl SnapshotRecord {
         (self.frozen.is_empty() && self.base.size_bytes == self.size_bytes).then_some(self.base)
     }
 
+    /// Whether people are shown it.
+    pub fn is_shown(&self) -> bool {
+        self.purpose != SnapshotPurpose::Passing
+    }
+
     /// What a pack says of it, once it is sealed as `disk`.
     pub fn root_record(&self, disk: DiskId) -> RootRecord {
         RootRecord::Snapshot {

@@ -55,11 +55,16 @@ impl Volume {
         self.layers().base.disk_id()
     }
 
+    /// Waits until a crash would leave the layers as they are. `Io` if the last rotation failed: then it would not.
+    pub fn must_be_recorded(&self) -> Result<()> {
+        self.layers().recorded.wait()
+    }
+
     /// Whether the own delta says anything that the layers below do not: blocks, or that the disk has grown. `Io` if the
-    /// last rotation failed: then nothing is known to be durable.
+    /// last rotation failed.
     pub fn needs_freezing(&self) -> Result<bool> {
+        self.must_be_recorded()?;
         let layers = self.layers();
-        layers.recorded.wait()?;
         let below = layers.frozen.first().map(|newest| newest.size_bytes());
         let is_written = layers.own.as_ref().is_some_and(|own| own.blocks_modified() > 0);
         let length_below = below.unwrap_or(layers.base.disk_id().size_bytes);
@@ -104,21 +109,21 @@ impl Volume {
     }
 
     /// Goes on over `base` with only `frozen` of the frozen deltas, the newest ones, left: the others and the base before
-    /// have become `base`, which reads the same. `Invalid` if it cannot be that.
+    /// have become `base`, which reads the same. Nothing changes where no other is left. `Invalid` if it cannot be that.
     pub fn rebase(&self, base: DiskId, frozen: &[DeltaId]) -> Result<()> {
         let _one_at_a_time = self.rotations.lock().unwrap_or_else(PoisonError::into_inner);
-        if base == self.base() {
-            return Ok(());
-        }
         if base.size_bytes > self.size_bytes {
             return Err(Error::invalid(format!("disk {base} is longer than the volume")));
         }
         let map = Arc::new(DiskMap::open(self.source.clone(), base)?);
         let mut layers = self.layers.write().unwrap_or_else(PoisonError::into_inner);
-        let is_prefix = layers.frozen.len() > frozen.len()
+        let is_prefix = layers.frozen.len() >= frozen.len()
             && layers.frozen.iter().zip(frozen).all(|(delta, id)| delta.id() == *id);
         if !is_prefix {
             return Err(Error::invalid("the volume has other frozen deltas"));
+        }
+        if layers.frozen.len() == frozen.len() {
+            return Ok(());
         }
         *layers = Arc::new(Layers {
             base: map,
