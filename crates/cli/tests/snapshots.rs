@@ -12,6 +12,22 @@ use std::{
 
 const BLOCK: u64 = 4096;
 
+/// A store with `image` and `vm`, a volume on it, and the bytes of both.
+fn furnished() -> (Silt, Vec<u8>) {
+    let silt = Silt::new();
+    silt.small_image("image");
+    silt.json(&["clone", "image", "vm"]);
+    let disk = silt.exported("vm");
+    (silt, disk)
+}
+
+/// Where the server of the only served volume answers commands.
+fn control_socket(silt: &Silt) -> PathBuf {
+    let run = fs::read_dir(silt.store().join("run")).unwrap();
+    let mut sockets = run.map(|entry| entry.unwrap().path());
+    sockets.find(|path| path.extension().is_some_and(|e| e == "control")).unwrap()
+}
+
 /// What is written: bytes at a place, each round its own.
 fn patch(disk: &mut [u8], client: &NbdClient, round: u8) {
     let bytes = pseudo_random(40_000, u64::from(round));
@@ -42,10 +58,7 @@ fn delta_folders(silt: &Silt) -> Vec<PathBuf> {
 
 #[test]
 fn a_snapshot_keeps_what_was_there_sealed_or_not() {
-    let silt = Silt::new();
-    silt.small_image("image");
-    silt.json(&["clone", "image", "vm"]);
-    let mut disk = silt.exported("vm");
+    let (silt, mut disk) = furnished();
     let unwritten = silt.json(&["snapshot", "vm@clean"]);
     assert_eq!(unwritten["disk_id"], silt.json(&["info", "image"])["disk_id"]);
     write(&silt, "vm", &mut disk, 1);
@@ -82,10 +95,7 @@ fn a_snapshot_keeps_what_was_there_sealed_or_not() {
 
 #[test]
 fn a_served_volume_is_kept_branched_and_sealed_while_its_guest_goes_on() {
-    let silt = Silt::new();
-    silt.small_image("image");
-    silt.json(&["clone", "image", "vm"]);
-    let mut disk = silt.exported("vm");
+    let (silt, mut disk) = furnished();
     let server = silt.serve("vm", &[]);
     let client = connect(&server);
     let mut kept = Vec::new();
@@ -128,15 +138,12 @@ fn a_served_volume_is_kept_branched_and_sealed_while_its_guest_goes_on() {
 #[test]
 fn a_snapshot_whose_command_was_killed_loses_no_write() {
     for killed_too in [false, true] {
-        let silt = Silt::new();
-        silt.small_image("image");
-        silt.json(&["clone", "image", "vm"]);
-        let mut disk = silt.exported("vm");
+        let (silt, mut disk) = furnished();
         let server = silt.serve("vm", &[]);
         let client = connect(&server);
         for round in [1, 2] {
             patch(&mut disk, &client, round);
-            freeze_and_vanish(&silt, &server);
+            freeze_and_vanish(&silt);
         }
         patch(&mut disk, &client, 3);
         client.flush().unwrap();
@@ -166,15 +173,12 @@ fn a_snapshot_whose_command_was_killed_loses_no_write() {
 }
 
 /// Asks as a command does, and is gone.
-fn freeze_and_vanish(silt: &Silt, _server: &Server) {
-    let run = fs::read_dir(silt.store().join("run")).unwrap();
-    let mut sockets = run.map(|entry| entry.unwrap().path());
-    let socket = sockets.find(|path| path.extension().is_some_and(|e| e == "control")).unwrap();
+fn freeze_and_vanish(silt: &Silt) {
     let own =
         delta_folders(silt).into_iter().min_by_key(|d| fs::metadata(d).unwrap().created().unwrap());
     let own = own.unwrap().file_name().unwrap().to_str().unwrap().to_owned();
     let base = silt.json(&["info", "image"])["disk_id"].as_str().unwrap().to_owned();
-    let mut stream = UnixStream::connect(socket).unwrap();
+    let mut stream = UnixStream::connect(control_socket(silt)).unwrap();
     let layering = serde_json::json!({ "base": base, "deltas": [own] });
     let question = serde_json::json!({ "freeze": { "layering": layering, "generation": 2 } });
     writeln!(stream, "{question}").unwrap();
@@ -185,13 +189,9 @@ fn freeze_and_vanish(silt: &Silt, _server: &Server) {
 
 #[test]
 fn what_comes_to_a_control_socket_is_answered_with_an_error_and_harms_nobody() {
-    let silt = Silt::new();
-    silt.small_image("image");
-    silt.json(&["clone", "image", "vm"]);
+    let (silt, _) = furnished();
     let server = silt.serve("vm", &[]);
-    let run = fs::read_dir(silt.store().join("run")).unwrap();
-    let mut sockets = run.map(|entry| entry.unwrap().path());
-    let socket = sockets.find(|path| path.extension().is_some_and(|e| e == "control")).unwrap();
+    let socket = control_socket(&silt);
     let long = "x".repeat(100_000);
     let other = r#"{"freeze":{"layering":{"base":"00:1","deltas":["zz"]},"generation":1}}"#;
     let none = format!(
@@ -205,7 +205,12 @@ fn what_comes_to_a_control_socket_is_answered_with_an_error_and_harms_nobody() {
         let _ = stream.shutdown(std::net::Shutdown::Write);
         let mut answer = String::new();
         let _ = BufReader::new(stream).read_line(&mut answer);
-        assert!(answer.is_empty() || answer.contains("failed"), "{line:.50}: {answer}");
+        // Whoever is still sending when it is refused may not hear of it.
+        let is_heard = line.len() < 100_000;
+        assert!(
+            answer.contains("failed") || answer.is_empty() && !is_heard,
+            "{line:.50}: {answer}"
+        );
     }
     let mut disk = silt.exported("image");
     patch(&mut disk, &connect(&server), 1);
@@ -217,10 +222,7 @@ fn what_comes_to_a_control_socket_is_answered_with_an_error_and_harms_nobody() {
 
 #[test]
 fn a_rollback_goes_back_and_keeps_what_it_leaves() {
-    let silt = Silt::new();
-    silt.small_image("image");
-    silt.json(&["clone", "image", "vm"]);
-    let mut disk = silt.exported("vm");
+    let (silt, mut disk) = furnished();
     write(&silt, "vm", &mut disk, 1);
     silt.json(&["snapshot", "vm@one"]);
     let one = disk.clone();
@@ -250,9 +252,7 @@ fn a_rollback_goes_back_and_keeps_what_it_leaves() {
 
 #[test]
 fn names_of_snapshots_are_checked_and_taken_once() {
-    let silt = Silt::new();
-    silt.small_image("image");
-    silt.json(&["clone", "image", "vm"]);
+    let (silt, _) = furnished();
     silt.json(&["snapshot", "vm@a"]);
     silt.fails(4, &["snapshot", "vm@a"]);
     for bad in ["vm", "vm@", "@a", "vm@a@b", "vm@..", "vm@-x", "vm@a/b", "vm@a b", "vm@\n"] {
@@ -269,10 +269,7 @@ fn names_of_snapshots_are_checked_and_taken_once() {
 
 #[test]
 fn removal_names_dependants_and_never_harms_a_clone() {
-    let silt = Silt::new();
-    silt.small_image("image");
-    silt.json(&["clone", "image", "vm"]);
-    let mut disk = silt.exported("vm");
+    let (silt, mut disk) = furnished();
     write(&silt, "vm", &mut disk, 1);
     silt.json(&["snapshot", "vm@a"]);
     let kept = disk.clone();
@@ -304,10 +301,7 @@ fn removal_names_dependants_and_never_harms_a_clone() {
 
 #[test]
 fn images_are_made_of_volumes_served_or_not() {
-    let silt = Silt::new();
-    silt.small_image("image");
-    silt.json(&["clone", "image", "vm"]);
-    let mut disk = silt.exported("vm");
+    let (silt, mut disk) = furnished();
     let server = silt.serve("vm", &[]);
     let client = connect(&server);
     patch(&mut disk, &client, 1);
@@ -331,10 +325,7 @@ fn images_are_made_of_volumes_served_or_not() {
 
 #[test]
 fn renaming_changes_the_name_alone() {
-    let silt = Silt::new();
-    silt.small_image("image");
-    silt.json(&["clone", "image", "vm"]);
-    let mut disk = silt.exported("vm");
+    let (silt, mut disk) = furnished();
     let server = silt.serve("vm", &[]);
     let client = connect(&server);
     patch(&mut disk, &client, 1);
@@ -360,10 +351,7 @@ fn renaming_changes_the_name_alone() {
 
 #[test]
 fn a_volume_grows_and_shrinks_only_where_nothing_is_lost() {
-    let silt = Silt::new();
-    silt.small_image("image");
-    silt.json(&["clone", "image", "vm"]);
-    let mut disk = silt.exported("vm");
+    let (silt, mut disk) = furnished();
     write(&silt, "vm", &mut disk, 1);
     silt.json(&["snapshot", "vm@small"]);
     write(&silt, "vm", &mut disk, 2);
@@ -403,10 +391,7 @@ fn a_volume_grows_and_shrinks_only_where_nothing_is_lost() {
 
 #[test]
 fn many_clones_are_made_all_or_none() {
-    let silt = Silt::new();
-    silt.small_image("image");
-    silt.json(&["clone", "image", "vm"]);
-    let mut disk = silt.exported("vm");
+    let (silt, mut disk) = furnished();
     write(&silt, "vm", &mut disk, 1);
     let made = silt.json(&["clone", "vm", "worker", "-n", "20"]);
     assert_eq!(made["volumes"].as_array().unwrap().len(), 20);
@@ -424,10 +409,7 @@ fn many_clones_are_made_all_or_none() {
 
 #[test]
 fn zero_stays_zero_through_every_generation() {
-    let silt = Silt::new();
-    silt.small_image("image");
-    silt.json(&["clone", "image", "vm"]);
-    let mut disk = silt.exported("vm");
+    let (silt, mut disk) = furnished();
     let range = (BLOCK * 300)..(BLOCK * 320);
     let (start, end) = (range.start as usize, range.end as usize);
     let server = silt.serve("vm", &[]);
@@ -456,10 +438,7 @@ fn zero_stays_zero_through_every_generation() {
 
 #[test]
 fn sealing_begins_by_itself() {
-    let silt = Silt::new();
-    silt.small_image("image");
-    silt.json(&["clone", "image", "vm"]);
-    let mut disk = silt.exported("vm");
+    let (silt, mut disk) = furnished();
     write(&silt, "vm", &mut disk, 1);
     let mut command = silt.command(&["snapshot", "vm@a"]);
     assert!(command.env_remove("SILT_SEAL").status().unwrap().success());
@@ -475,10 +454,7 @@ fn sealing_begins_by_itself() {
 
 #[test]
 fn what_is_rewritten_as_it_was_is_not_stored_again() {
-    let silt = Silt::new();
-    silt.small_image("image");
-    silt.json(&["clone", "image", "vm"]);
-    let disk = silt.exported("vm");
+    let (silt, disk) = furnished();
     let before = silt.json(&["info"])["bytes_unique"].as_u64().unwrap();
     let server = silt.serve("vm", &[]);
     let client = connect(&server);
@@ -519,10 +495,7 @@ fn crc32c(bytes: &[u8]) -> u32 {
 /// the same, or it could freeze no more after eight of them.
 #[test]
 fn a_server_lets_go_of_deltas_that_changed_nothing() {
-    let silt = Silt::new();
-    silt.small_image("image");
-    silt.json(&["clone", "image", "vm"]);
-    let disk = silt.exported("vm");
+    let (silt, disk) = furnished();
     let server = silt.serve("vm", &[]);
     let client = connect(&server);
     for round in 0..10 {
@@ -540,12 +513,9 @@ fn a_server_lets_go_of_deltas_that_changed_nothing() {
 /// Removal takes a turn with each volume: not twice with one, and in one order whatever the command line says.
 #[test]
 fn removals_wait_neither_for_themselves_nor_for_one_another_for_ever() {
-    let silt = Silt::new();
-    silt.small_image("image");
-    silt.json(&["clone", "image", "vm"]);
-    let removed = silt.json(&["rm", "vm", "image", "vm", "image"]);
-    assert_eq!(removed["removed"].as_array().unwrap().len(), 2, "{removed:#}");
-    silt.small_image("image");
+    let (silt, _) = furnished();
+    let removed = silt.json(&["rm", "vm", "vm"]);
+    assert_eq!(removed["removed"].as_array().unwrap().len(), 1, "{removed:#}");
     for _ in 0..20 {
         silt.json(&["clone", "image", "one"]);
         silt.json(&["clone", "image", "two"]);
@@ -557,15 +527,13 @@ fn removals_wait_neither_for_themselves_nor_for_one_another_for_ever() {
         });
         assert_eq!(silt.names(), ["image"]);
     }
+    silt.json(&["rm", "image", "image"]);
     silt.assert_verified();
 }
 
 #[test]
 fn disks_are_read_while_what_they_read_through_is_sealed() {
-    let silt = Silt::new();
-    silt.small_image("image");
-    silt.json(&["clone", "image", "vm"]);
-    let mut disk = silt.exported("vm");
+    let (silt, mut disk) = furnished();
     let mut kept = Vec::new();
     for round in 1..=7 {
         write(&silt, "vm", &mut disk, round);

@@ -2,7 +2,9 @@
 
 use crate::engine::Engine;
 use silt_sys::durability::random_bytes;
-use silt_types::{BLOCK_SIZE_BYTES, Context as _, DiskName, Error, ErrorKind, Progress, Result};
+use silt_types::{
+    BLOCK_SIZE_BYTES, Context as _, DiskName, Error, ErrorKind, Progress, Result, is_zero,
+};
 use silt_volume::{BlockDevice, Volume};
 use std::{
     fs::{self, File},
@@ -184,13 +186,11 @@ impl Export<'_> {
     /// Writes what is not zero of `bytes`, in as few calls as that takes.
     fn write(&self, bytes: &[u8], at: u64) -> Result<()> {
         let block = BLOCK_SIZE_BYTES as usize;
-        let is_zero = |block: &&[u8]| {
-            block.as_chunks::<64>().0.iter().all(|word| *word == [0; 64]) && block.ends_with(&[0])
-        };
         let mut from = 0;
         while from < bytes.len() {
             let rest = &bytes[from..];
-            let zeros = rest.chunks(block).take_while(is_zero).map(<[u8]>::len).sum::<usize>();
+            let zeros =
+                rest.chunks(block).take_while(|b| is_zero(b)).map(<[u8]>::len).sum::<usize>();
             let data = rest[zeros..]
                 .chunks(block)
                 .take_while(|b| !is_zero(b))

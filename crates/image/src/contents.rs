@@ -4,7 +4,7 @@
 use silt_ext4::EntryId;
 use silt_types::{
     BLOCK_SIZE_BYTES, BlockRange, CHUNK_BLOCKS_MAX, CHUNK_SIZE_BYTES_MAX, ChunkId, Context as _,
-    Result,
+    Result, is_zero, runs_of_bits,
 };
 use std::{
     fs::File,
@@ -33,19 +33,8 @@ pub(crate) struct Step {
 impl Step {
     /// The step's runs of non-zero blocks, as blocks of the file.
     pub(crate) fn runs(&self) -> impl Iterator<Item = BlockRange> + use<> {
-        let (mut rest, first) = (u32::from(self.blocks), u64::from(self.number) * CHUNK_BLOCKS_MAX);
-        let mut at = 0;
-        std::iter::from_fn(move || {
-            if rest == 0 {
-                return None;
-            }
-            let skip = rest.trailing_zeros();
-            let len = (rest >> skip).trailing_ones();
-            let start = at + skip;
-            at = start + len;
-            rest = rest.checked_shr(skip + len).unwrap_or(0);
-            Some(BlockRange { start: first + u64::from(start), len: u64::from(len) })
-        })
+        let first = u64::from(self.number) * CHUNK_BLOCKS_MAX;
+        runs_of_bits(self.blocks).map(move |run| BlockRange { start: first + run.start, ..run })
     }
 
     fn encode_into(&self, out: &mut Vec<u8>) {
@@ -67,10 +56,6 @@ impl Step {
 
 /// The bits of the blocks of `step` that are not zero.
 pub(crate) fn nonzero_blocks(step: &[u8]) -> u16 {
-    let is_zero = |block: &[u8]| {
-        let (words, tail) = block.as_chunks::<64>();
-        words.iter().all(|word| *word == [0; 64]) && tail.iter().all(|byte| *byte == 0)
-    };
     let blocks = step.chunks(BLOCK_SIZE_BYTES as usize).enumerate();
     blocks.fold(0, |bits, (n, block)| if is_zero(block) { bits } else { bits | 1 << n })
 }

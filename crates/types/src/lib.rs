@@ -2,6 +2,7 @@
 //!
 //! No I/O happens here and nothing here knows a byte layout: persisted forms are in `silt-format`.
 
+mod block;
 mod error;
 mod id;
 mod name;
@@ -9,6 +10,7 @@ mod progress;
 mod range;
 mod size;
 
+pub use block::{is_zero, runs_of_bits};
 pub use error::{Context, Error, ErrorKind, Result};
 pub use id::{ChunkId, DeltaId, DiskId, LeaseId, PackId, SnapshotId, TreeId, VolumeId};
 pub use name::{DiskName, Name};

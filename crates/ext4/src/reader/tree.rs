@@ -45,7 +45,7 @@ impl<D: DiskRead> Ext4<D> {
             inodes: vec![root.number],
             shared: HashMap::from([(root.number, EntryId::ROOT)]),
             directories: vec![EntryId::ROOT],
-            blocks_left: self.geometry().blocks,
+            blocks_left: BlocksLeft(self.geometry().blocks),
             xattr_bytes_left: self.size_bytes().saturating_mul(XATTR_BYTES_PER_BYTE),
         };
         reading.set_xattrs(EntryId::ROOT, &root)?;
@@ -65,7 +65,7 @@ struct Reading<'a, D> {
     /// Directories still to be read.
     directories: Vec<EntryId>,
     /// Blocks that the rest of the tree may claim.
-    blocks_left: u64,
+    blocks_left: BlocksLeft,
     /// Bytes of attributes that the rest of the tree may hold.
     xattr_bytes_left: u64,
 }
@@ -75,7 +75,8 @@ impl<D: DiskRead> Reading<'_, D> {
         let ext4 = self.ext4;
         let directory = ext4.inode(self.inodes[entry.index()])?;
         if !directory.is_inline() {
-            self.claim(&directory, directory.size_bytes / u64::from(ext4.block_size_bytes()))?;
+            self.blocks_left
+                .claim(&directory, directory.size_bytes / u64::from(ext4.block_size_bytes()))?;
         }
         ext4.read_dir(&directory, &mut |name, number| self.add(entry, name, number))
     }
@@ -96,7 +97,7 @@ impl<D: DiskRead> Reading<'_, D> {
             return Err(Error::corrupt("there are more entries than inodes"));
         }
         if inode.kind == InodeKind::Symlink && inode.block_form() != BlockForm::None {
-            self.claim(&inode, 1)?;
+            self.blocks_left.claim(&inode, 1)?;
         }
         let target = if inode.kind == InodeKind::Symlink {
             self.ext4.read_link(&inode)?
@@ -155,14 +156,20 @@ impl<D: DiskRead> Reading<'_, D> {
             }
         }
         let claimed = extents.blocks_claimed();
-        self.claim(inode, claimed)?;
+        self.blocks_left.claim(inode, claimed)?;
         self.hierarchy
             .set_file_content(entry, inode.size_bytes, &runs.runs)
             .map_err(|error| impossible(inode, error))
     }
+}
 
-    fn claim(&mut self, inode: &Inode, blocks: u64) -> Result<()> {
-        self.blocks_left = self.blocks_left.checked_sub(blocks).ok_or_else(|| {
+/// Blocks that the inodes of a tree may still claim: together no more than there are.
+pub(super) struct BlocksLeft(pub(super) u64);
+
+impl BlocksLeft {
+    /// Takes those of an inode. `Corrupt`, naming it, if there are not so many left.
+    pub(super) fn claim(&mut self, inode: &Inode, blocks: u64) -> Result<()> {
+        self.0 = self.0.checked_sub(blocks).ok_or_else(|| {
             Error::corrupt(format!(
                 "inode {}: with it the tree claims more blocks than there are",
                 inode.number

@@ -5,7 +5,7 @@
 use super::frozen::BLOCK;
 use crate::map::ChunkPlace;
 use silt_store::ChunkKind;
-use silt_types::{CHUNK_SIZE_BYTES_MAX, ChunkId};
+use silt_types::{CHUNK_SIZE_BYTES_MAX, ChunkId, is_zero, runs_of_bits};
 
 /// Blocks of a unit.
 pub(super) const UNIT_BLOCKS: usize = CHUNK_SIZE_BYTES_MAX / BLOCK;
@@ -69,7 +69,7 @@ impl Unit {
             return 0;
         }
         let behind = &self.content[self.len_bytes..(last + 1) * BLOCK];
-        if behind.iter().all(|byte| *byte == 0) { 0 } else { 1 << last }
+        if is_zero(behind) { 0 } else { 1 << last }
     }
 
     /// Blocks that the base maps.
@@ -105,18 +105,7 @@ impl Unit {
 
 /// Runs of blocks that follow each other, as first block and number.
 pub(super) fn runs(blocks: u16) -> impl Iterator<Item = (usize, usize)> {
-    let (mut rest, mut at) = (u32::from(blocks), 0);
-    std::iter::from_fn(move || {
-        if rest == 0 {
-            return None;
-        }
-        let skip = rest.trailing_zeros();
-        let len = (rest >> skip).trailing_ones();
-        let start = at + skip;
-        at = start + len;
-        rest >>= skip + len;
-        Some((start as usize, len as usize))
-    })
+    runs_of_bits(blocks).map(|run| (run.start as usize, run.len as usize))
 }
 
 /// The mask of `len` blocks from `start` on.
@@ -126,9 +115,4 @@ pub(super) fn mask(start: usize, len: usize) -> u16 {
 
 fn select(chosen: impl Fn(usize) -> bool) -> u16 {
     (0..UNIT_BLOCKS).filter(|n| chosen(*n)).fold(0, |blocks, n| blocks | 1 << n)
-}
-
-fn is_zero(block: &[u8]) -> bool {
-    let (words, tail) = block.as_chunks::<64>();
-    words.iter().all(|word| *word == [0; 64]) && tail.iter().all(|byte| *byte == 0)
 }

@@ -119,10 +119,11 @@ impl Volume {
         let mut layers = self.layers.write().unwrap_or_else(PoisonError::into_inner);
         let is_prefix = layers.frozen.len() >= frozen.len()
             && layers.frozen.iter().zip(frozen).all(|(delta, id)| delta.id() == *id);
-        if !is_prefix {
+        let is_same = layers.frozen.len() == frozen.len();
+        if !is_prefix || is_same && base != layers.base.disk_id() {
             return Err(Error::invalid("the volume has other frozen deltas"));
         }
-        if layers.frozen.len() == frozen.len() {
+        if is_same {
             return Ok(());
         }
         *layers = Arc::new(Layers {

@@ -4,6 +4,7 @@ use super::super::{
     Ext4,
     disk::DiskRead,
     inode::{Inode, InodeKind, InodeNumber},
+    tree::BlocksLeft,
 };
 use silt_types::{Error, Result};
 use std::collections::HashSet;
@@ -17,7 +18,7 @@ pub(super) struct Side<'a, D> {
     /// Inodes with several names whose blocks have been claimed.
     linked: HashSet<InodeNumber>,
     /// Blocks that the rest of the tree may claim.
-    blocks_left: u64,
+    blocks_left: BlocksLeft,
 }
 
 impl<'a, D: DiskRead> Side<'a, D> {
@@ -26,7 +27,7 @@ impl<'a, D: DiskRead> Side<'a, D> {
             ext4,
             directories: HashSet::new(),
             linked: HashSet::new(),
-            blocks_left: ext4.geometry().blocks,
+            blocks_left: BlocksLeft(ext4.geometry().blocks),
         }
     }
 
@@ -74,13 +75,7 @@ impl<'a, D: DiskRead> Side<'a, D> {
         if has_names && !self.linked.insert(inode.number) {
             return Ok(());
         }
-        self.blocks_left = self.blocks_left.checked_sub(blocks).ok_or_else(|| {
-            Error::corrupt(format!(
-                "inode {}: with it the tree claims more blocks than there are",
-                inode.number
-            ))
-        })?;
-        Ok(())
+        self.blocks_left.claim(inode, blocks)
     }
 
     /// Whether the journal lays a block over any of the bytes `offset..offset + len_bytes` of the disk.
