@@ -49,9 +49,8 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<()> {
         })
     };
     let text = || {
-        let sealed =
-            record.disk_id().map_or("sealing goes on".into(), |id| format!("disk id {id}"));
-        format!("kept {name} in {:.1} ms; {sealed}", seconds * 1e3)
+        let sealed = record.disk_id().map_or("not sealed yet".into(), |id| format!("disk id {id}"));
+        format!("kept {name} in {:.1} ms, {sealed}", seconds * 1e3)
     };
     print(context.json, document, text)
 }

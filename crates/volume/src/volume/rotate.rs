@@ -126,12 +126,16 @@ impl Volume {
         if is_same {
             return Ok(());
         }
-        *layers = Arc::new(Layers {
+        let next = Arc::new(Layers {
             base: map,
             frozen: layers.frozen[..frozen.len()].to_vec(),
             own: layers.own.clone(),
             recorded: layers.recorded.clone(),
         });
+        let before = std::mem::replace(&mut *layers, next);
+        drop(layers);
+        // The last close of a removed file frees its space, which takes long; no guest is to wait for it.
+        drop(before);
         Ok(())
     }
 }
