@@ -551,3 +551,27 @@ fn disks_are_read_while_what_they_read_through_is_sealed() {
     assert!(silt.exported("vm") == disk);
     silt.assert_verified();
 }
+
+#[test]
+fn lineage_shows_what_came_from_what_whatever_became_of_it() {
+    let (silt, mut disk) = furnished();
+    write(&silt, "vm", &mut disk, 1);
+    silt.json(&["snapshot", "vm@a"]);
+    silt.json(&["clone", "vm@a", "branch"]);
+    silt.json(&["clone", "branch", "twig"]);
+    silt.json(&["rename", "vm", "web"]);
+    let expected = "image  image, 16.0 MiB
+  web  volume, 16.0 MiB
+    @a  snapshot, 16.0 MiB, not sealed yet
+      branch  volume, 16.0 MiB
+        twig  volume, 16.0 MiB
+";
+    assert_eq!(silt.ok(&["ls", "--tree"]), expected);
+    assert_eq!(silt.json(&["ls", "--tree"]), silt.json(&["ls"]));
+    silt.json(&["rm", "web", "image", "--recursive"]);
+    let expected = "branch  volume, 16.0 MiB, from vm@a, which is gone
+  twig  volume, 16.0 MiB
+";
+    assert_eq!(silt.ok(&["ls", "--tree"]), expected);
+    assert!(silt.exported("twig") == disk);
+}

@@ -16,17 +16,15 @@ use silt_types::{Result, format_size};
   silt ls --tree     what was cloned from what
   silt ls --json")]
 pub(crate) struct Args {
-    /// Show lineage: clones below what they were cloned from, snapshots below their volume.
-    #[arg(long, conflicts_with = "json")]
+    /// Show lineage: clones below what they were cloned from, snapshots below their volume. With --json the list is the
+    /// same, by `source`.
+    #[arg(long)]
     tree: bool,
 }
 
 pub(crate) fn run(context: &Context, args: Args) -> Result<()> {
     let mut listing = context.engine()?.list()?;
     listing.snapshots.retain(SnapshotRecord::is_shown);
-    if args.tree {
-        return print(false, || Value::Null, || lineage::tree(&listing));
-    }
     let document = || {
         let images = listing.images.iter().map(image_document);
         let volumes = listing.volumes.iter().flat_map(|volume| {
@@ -37,6 +35,9 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<()> {
         Value::Array(images.chain(volumes).collect())
     };
     let text = || {
+        if args.tree {
+            return lineage::tree(&listing);
+        }
         let images = listing.images.iter().map(image_row);
         let volumes = listing.volumes.iter().flat_map(|volume| {
             std::iter::once(volume_row(volume)).chain(
