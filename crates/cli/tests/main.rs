@@ -11,6 +11,7 @@ mod diffing;
 mod durability;
 mod exporting;
 mod fidelity;
+mod growing;
 mod rights;
 mod serving;
 mod silt;

@@ -19,12 +19,22 @@ pub struct CloneRequest {
 }
 
 /// What a clone begins from.
-struct Beginning {
-    base: DiskId,
-    size_bytes: u64,
-    frozen: Vec<FrozenDelta>,
-    head: Option<SnapshotId>,
-    volume: Option<VolumeId>,
+pub(crate) struct Beginning {
+    pub(crate) base: DiskId,
+    pub(crate) size_bytes: u64,
+    pub(crate) frozen: Vec<FrozenDelta>,
+    pub(crate) head: Option<SnapshotId>,
+    pub(crate) volume: Option<VolumeId>,
+}
+
+impl CloneRequest {
+    pub(crate) fn check(&self) -> Result<()> {
+        let distinct: HashSet<_> = self.volumes.iter().collect();
+        if distinct.len() != self.volumes.len() || self.volumes.is_empty() {
+            return Err(Error::invalid("clones need names, each its own"));
+        }
+        Ok(())
+    }
 }
 
 impl Engine {
@@ -34,12 +44,8 @@ impl Engine {
     /// A volume that was written since it was made, or last frozen, freezes its delta, which all share from then on; its
     /// server is asked to, if it has one. Costs one transaction, whatever the size of the disk.
     pub fn clone_disk(&self, request: &CloneRequest) -> Result<Vec<VolumeRecord>> {
-        let CloneRequest { source, volumes } = request;
-        let distinct: HashSet<_> = volumes.iter().collect();
-        if distinct.len() != volumes.len() || volumes.is_empty() {
-            return Err(Error::invalid("clones need names, each its own"));
-        }
-        match self.find(source)? {
+        request.check()?;
+        match self.find(&request.source)? {
             Named::Image(image) => {
                 let beginning = Beginning {
                     base: image.disk,
@@ -94,7 +100,7 @@ impl Engine {
     }
 }
 
-fn publish(
+pub(crate) fn publish(
     change: &mut Change<'_>,
     request: &CloneRequest,
     beginning: &Beginning,

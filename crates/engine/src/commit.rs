@@ -2,11 +2,9 @@
 
 use crate::{
     engine::{Engine, now_ns},
-    freeze::apply_in,
     seal::{Contended, SealReport},
-    snapshot::keep,
 };
-use silt_store::{ImageRecord, Named, SnapshotPurpose, SnapshotRecord};
+use silt_store::{ImageRecord, Named};
 use silt_types::{BLOCK_SIZE_BYTES, DiskId, DiskName, Error, Name, Progress, Result};
 use silt_volume::DiskMap;
 use std::sync::Arc;
@@ -27,63 +25,25 @@ impl Engine {
     /// taken. Seals what was written since the base, then costs a transaction.
     pub fn commit(&self, request: &CommitRequest, progress: &dyn Progress) -> Result<ImageRecord> {
         silt_image::refuse_taken_name(&self.store, &request.image, request.replace)?;
-        match self.find(&request.source)? {
-            Named::Snapshot(snapshot) => {
-                let disk = self.seal_snapshot(&snapshot, progress)?;
-                self.publish_disk(request, disk, None)
-            }
-            Named::Volume(volume) => {
-                // Holds the state until it is an image; whoever finds it without its lease removes it.
-                let lease = self.store.lease()?;
-                let name: Name = lease.id().to_string().parse()?;
-                let (turn, frozen) = self.freeze_with_room(&volume)?;
-                let held = self.store.change("cannot hold the state of the volume", |change| {
-                    let volume = apply_in(change, &volume, &frozen)?;
-                    keep(change, volume, name.clone(), SnapshotPurpose::Passing)
-                });
-                if held.is_err() {
-                    // What was frozen stays so, and the catalog says it if it can.
-                    let _ = self.follow(&volume, &frozen);
-                }
-                drop(turn);
-                let passing = held?;
-                let disk = self.seal_snapshot(&passing, progress);
-                let published =
-                    disk.and_then(|disk| self.publish_disk(request, disk, Some(&passing)));
-                if published.is_err() {
-                    // If that fails too, it goes with the lease.
-                    let _ = self.forget_snapshot(&passing);
-                }
-                published
-            }
-            Named::Image(_) => {
-                Err(Error::invalid(format!("{} is an image already", request.source)))
-            }
+        if let Named::Image(_) = self.find(&request.source)? {
+            return Err(Error::invalid(format!("{} is an image already", request.source)));
         }
-    }
-
-    fn publish_disk(
-        &self,
-        request: &CommitRequest,
-        disk: DiskId,
-        passing: Option<&SnapshotRecord>,
-    ) -> Result<ImageRecord> {
-        let image = ImageRecord {
-            name: request.image.clone(),
-            disk,
-            tree: None,
-            created_ns: now_ns(),
-            bytes_nonzero: self.bytes_mapped(disk)?,
-        };
-        // The pack says it too, so that the catalog can be made again.
-        let ingest = self.store.ingest(silt_store::Compression::default())?;
-        ingest.publish("cannot publish the image", vec![image.root_record()], |change| {
-            if let Some(passing) = passing {
-                change.remove_snapshot(passing.id)?;
-            }
-            change.put_image(&image, request.replace)
-        })?;
-        Ok(image)
+        self.with_sealed_state(&request.source, progress, |state| {
+            let image = ImageRecord {
+                name: request.image.clone(),
+                disk: state.disk,
+                tree: None,
+                created_ns: now_ns(),
+                bytes_nonzero: self.bytes_mapped(state.disk)?,
+            };
+            // The pack says it too, so that the catalog can be made again.
+            let ingest = self.store.ingest(silt_store::Compression::default())?;
+            ingest.publish("cannot publish the image", vec![image.root_record()], |change| {
+                state.release_in(change)?;
+                change.put_image(&image, request.replace)
+            })?;
+            Ok(image)
+        })
     }
 
     fn bytes_mapped(&self, disk: DiskId) -> Result<u64> {

@@ -21,16 +21,21 @@ pub struct ResizeRequest {
     pub shrink: bool,
 }
 
+/// `Invalid` for what no disk can have.
+pub(crate) fn must_be_a_size(size_bytes: u64) -> Result<()> {
+    if (1..=DISK_SIZE_BYTES_MAX).contains(&size_bytes) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("a disk has 1 byte to 16 TiB, not {size_bytes} bytes")))
+}
+
 impl Engine {
     /// Gives a volume another length. What is added reads as zero. It becomes shorter only with `shrink`, and only if the
     /// part that goes is empty, or behind the end of its ext4: `Invalid` otherwise. `Busy` if it is served, since NBD has
     /// no way to tell a client. Growing costs a transaction; shrinking seals the volume first.
     pub fn resize(&self, request: &ResizeRequest, progress: &dyn Progress) -> Result<VolumeRecord> {
         let size = request.size_bytes;
-        if size == 0 || size > DISK_SIZE_BYTES_MAX {
-            let message = format!("a disk has 1 byte to 16 TiB, not {size} bytes");
-            return Err(Error::invalid(message));
-        }
+        must_be_a_size(size)?;
         let volume = self.find_volume(&request.volume)?;
         if size >= volume.size_bytes {
             return self.grow(&volume, size);

@@ -1,0 +1,79 @@
+//! A state of a disk, sealed and held for whoever makes something of it: an image, or a longer clone.
+//!
+//! What a volume holds is frozen under a passing snapshot, which goes in the transaction that publishes what was made, or
+//! with the lease of a process that was killed.
+
+use crate::{engine::Engine, freeze::apply_in, snapshot::keep};
+use silt_store::{Change, Lease, Named, SnapshotPurpose, SnapshotRecord};
+use silt_types::{DiskId, DiskName, Name, Progress, Result, SnapshotId, VolumeId};
+
+/// A sealed disk, and where it comes from.
+pub(crate) struct SealedState {
+    pub(crate) disk: DiskId,
+    /// The snapshot that a volume made of it goes on from.
+    pub(crate) head: Option<SnapshotId>,
+    /// The volume it was.
+    pub(crate) volume: Option<VolumeId>,
+    passing: Option<(SnapshotRecord, Lease)>,
+}
+
+impl SealedState {
+    /// Lets go of it in the transaction that publishes what was made of it.
+    pub(crate) fn release_in(&self, change: &mut Change<'_>) -> Result<()> {
+        match &self.passing {
+            Some((passing, _)) => change.remove_snapshot(passing.id),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Engine {
+    /// Makes something of what `source` is now. Freezes a volume, seals what was written since its base or, of a snapshot,
+    /// before it, and hands the disk to `make`, which must release it.
+    pub(crate) fn with_sealed_state<T>(
+        &self,
+        source: &DiskName,
+        progress: &dyn Progress,
+        make: impl FnOnce(&SealedState) -> Result<T>,
+    ) -> Result<T> {
+        match self.find(source)? {
+            Named::Image(image) => {
+                make(&SealedState { disk: image.disk, head: None, volume: None, passing: None })
+            }
+            Named::Snapshot(snapshot) => make(&SealedState {
+                disk: self.seal_snapshot(&snapshot, progress)?,
+                head: Some(snapshot.id),
+                volume: Some(snapshot.volume),
+                passing: None,
+            }),
+            Named::Volume(volume) => {
+                let lease = self.store.lease()?;
+                let name: Name = lease.id().to_string().parse()?;
+                let (turn, frozen) = self.freeze_with_room(&volume)?;
+                let held = self.store.change("cannot hold the state of the volume", |change| {
+                    let volume = apply_in(change, &volume, &frozen)?;
+                    keep(change, volume, name.clone(), SnapshotPurpose::Passing)
+                });
+                if held.is_err() {
+                    // What was frozen stays so, and the catalog says it if it can.
+                    let _ = self.follow(&volume, &frozen);
+                }
+                drop(turn);
+                let passing = held?;
+                let made = self.seal_snapshot(&passing, progress).and_then(|disk| {
+                    make(&SealedState {
+                        disk,
+                        head: passing.parent,
+                        volume: Some(volume.id),
+                        passing: Some((passing.clone(), lease)),
+                    })
+                });
+                if made.is_err() {
+                    // If that fails too, it goes with the lease.
+                    let _ = self.forget_snapshot(&passing);
+                }
+                made
+            }
+        }
+    }
+}
