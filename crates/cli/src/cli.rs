@@ -43,6 +43,7 @@ pub(crate) enum Command {
     Seal(commands::seal::Args),
     Rename(commands::rename::Args),
     Resize(commands::resize::Args),
+    Log(commands::log::Args),
     Ls(commands::ls::Args),
     Info(commands::info::Args),
     Rm(commands::rm::Args),

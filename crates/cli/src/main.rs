@@ -2,6 +2,7 @@
 
 mod cli;
 mod commands;
+mod graph;
 mod lineage;
 mod output;
 mod progress;

@@ -1,6 +1,7 @@
 //! Snapshots: kept while a volume is written, sealed behind its back, gone back to, branched from.
 
 use crate::silt::{Server, Silt, pseudo_random, wait_for};
+use serde_json::Value;
 use silt_testkit::nbd_client::NbdClient;
 use silt_volume::BlockDevice as _;
 use std::{
@@ -574,4 +575,96 @@ fn lineage_shows_what_came_from_what_whatever_became_of_it() {
 ";
     assert_eq!(silt.ok(&["ls", "--tree"]), expected);
     assert!(silt.exported("twig") == disk);
+}
+
+/// A history as name, kind and parent of each state, the oldest first.
+fn history(silt: &Silt, volume: &str) -> Vec<[String; 3]> {
+    let states = silt.json(&["log", volume]);
+    let text = |state: &Value, key: &str| state[key].as_str().unwrap_or("-").to_owned();
+    let states = states.as_array().unwrap().iter().rev();
+    states.map(|state| ["name", "kind", "parent"].map(|key| text(state, key))).collect()
+}
+
+#[test]
+fn a_history_shows_snapshots_rollbacks_and_clones_and_what_each_went_on_from() {
+    let (silt, mut disk) = furnished();
+    write(&silt, "vm", &mut disk, 1);
+    silt.json(&["snapshot", "vm@a"]);
+    let mut other = disk.clone();
+    write(&silt, "vm", &mut disk, 2);
+    silt.json(&["rollback", "vm@a"]);
+    write(&silt, "vm", &mut other, 3);
+    silt.json(&["snapshot", "vm@b"]);
+    silt.json(&["clone", "vm@a", "branch"]);
+    silt.json(&["snapshot", "branch@x"]);
+    let expected = [
+        ["image", "image", "-"],
+        ["vm@a", "snapshot", "image"],
+        ["vm@before-rollback-1", "rollback", "vm@a"],
+        ["vm@b", "snapshot", "vm@a"],
+        ["branch", "clone", "vm@a"],
+        ["vm", "volume", "vm@b"],
+    ];
+    assert_eq!(history(&silt, "vm"), expected);
+    let of_branch = [
+        ["image", "image", "-"],
+        ["vm@a", "snapshot", "image"],
+        ["branch@x", "snapshot", "vm@a"],
+        ["branch", "volume", "branch@x"],
+    ];
+    assert_eq!(history(&silt, "branch"), of_branch);
+    // What a removed snapshot's children went on from is what it went on from itself.
+    silt.json(&["rm", "vm@a"]);
+    let names = history(&silt, "vm");
+    assert_eq!(names[1..3].iter().map(|s| &s[2]).collect::<Vec<_>>(), ["image", "image"]);
+    assert_eq!(history(&silt, "branch")[1], ["branch@x", "snapshot", "image"]);
+    // A source that is gone.
+    silt.json(&["rm", "vm", "--recursive"]);
+    assert_eq!(history(&silt, "branch")[0], ["branch@x", "snapshot", "-"]);
+    silt.fails(3, &["log", "vm"]);
+    silt.fails(6, &["log", "image"]);
+    silt.fails(6, &["log", "branch@x"]);
+    silt.assert_verified();
+}
+
+#[test]
+fn a_history_tells_what_each_state_holds_of_its_own_served_or_not() {
+    let (silt, disk) = furnished();
+    let held = |when: &str| {
+        let states = silt.json(&["log", "vm"]);
+        let states = states.as_array().unwrap().iter().rev();
+        let bytes = |state: &Value, key: &str| {
+            state[key].as_u64().unwrap_or_else(|| panic!("{when}: {state:#}"))
+        };
+        states.map(|s| (bytes(s, "bytes_own"), bytes(s, "bytes_shared"))).collect::<Vec<_>>()
+    };
+    let mapped = held("at first")[0].0;
+    assert_eq!(held("at first"), [(mapped, 0), (0, mapped)]);
+    let server = silt.serve("vm", &[]);
+    let client = connect(&server);
+    let free = (0..disk.len() as u64 / BLOCK).rev().filter(|n| {
+        let at = (n * BLOCK) as usize;
+        disk[at..at + BLOCK as usize].iter().all(|byte| *byte == 0)
+    });
+    let free: Vec<u64> = free.take(5).collect();
+    for block in &free {
+        client.write_at(&pseudo_random(4096, *block), block * BLOCK).unwrap();
+    }
+    client.flush().unwrap();
+    assert_eq!(held("served"), [(mapped, 0), (5 * BLOCK, mapped)]);
+    silt.json(&["snapshot", "vm@five"]);
+    client.write_zeroes(free[0] * BLOCK, BLOCK, true).unwrap();
+    client.write_at(&pseudo_random(4096, free[1]), free[1] * BLOCK).unwrap();
+    client.flush().unwrap();
+    let five = (5 * BLOCK, mapped);
+    assert_eq!(held("then"), [(mapped, 0), five, (BLOCK, mapped + 3 * BLOCK)]);
+    drop(client);
+    server.stop();
+    silt.json(&["snapshot", "vm@four"]);
+    silt.json(&["seal"]);
+    // What was written as it was before is no change.
+    let four = (0, mapped + 4 * BLOCK);
+    assert_eq!(held("sealed"), [(mapped, 0), five, four, (0, mapped + 4 * BLOCK)]);
+    let text = silt.ok(&["log", "vm"]);
+    assert!(text.lines().nth(1).unwrap().starts_with("* vm "), "{text}");
 }

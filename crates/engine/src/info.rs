@@ -142,16 +142,11 @@ impl Engine {
     fn volume_info(
         &self,
         name: &DiskName,
-        mut volume: VolumeRecord,
+        volume: VolumeRecord,
         map_bytes: u64,
     ) -> Result<NameInfo> {
         let served_by = self.served_by(&volume)?;
-        // A server may be ahead of the catalog. One that is just ending, or that can write no more, is not asked.
-        let server = ControlClient::connect(self.store.paths(), &volume)?;
-        if let Some(Ok(state)) = server.map(ControlClient::state) {
-            Frozen::of(state).apply(&mut volume)?;
-        }
-        let disk = self.volume_at_rest(&volume, served_by.is_some())?;
+        let (volume, disk) = self.open_as_it_is(&volume)?;
         let (blocks_modified, delta_bytes_allocated) =
             (disk.blocks_modified(), disk.delta_bytes_allocated()?);
         let is_base = blocks_modified == 0
@@ -173,6 +168,20 @@ impl Engine {
             created_ns: volume.created_ns,
             served_by,
         })
+    }
+
+    /// Opens a volume to look at what it holds, though it may be written meanwhile. Answers its record as its server has
+    /// it, too.
+    pub(crate) fn open_as_it_is(&self, record: &VolumeRecord) -> Result<(VolumeRecord, Volume)> {
+        let mut record = record.clone();
+        // A server may be ahead of the catalog. One that is just ending, or that can write no more, is not asked.
+        let server = ControlClient::connect(self.store.paths(), &record)?;
+        if let Some(Ok(state)) = server.map(ControlClient::state) {
+            Frozen::of(state).apply(&mut record)?;
+        }
+        let is_served = VolumeLock::holder(&self.store.paths().volume(record.id))?.is_some();
+        let disk = self.volume_at_rest(&record, is_served)?;
+        Ok((record, disk))
     }
 
     fn snapshots_shown(&self, volume: VolumeId) -> Result<u64> {

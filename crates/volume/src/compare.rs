@@ -79,6 +79,17 @@ impl<'a> VolumePair<'a> {
         self.may_differ.len()
     }
 
+    /// Bytes that the first disk, and the second, hold where they may differ: both may hold the same there, written anew.
+    /// Reads no content.
+    pub fn bytes_held_that_may_differ(&self) -> Result<(u64, u64)> {
+        let (mut blocks, mut held) = (self.may_differ.iter(), (0, 0));
+        while let Some(range) = next_range(&mut blocks) {
+            held.0 += self.a.bytes_held(range)?;
+            held.1 += self.b.bytes_held(range)?;
+        }
+        Ok(held)
+    }
+
     /// How many of `len_bytes` bytes, from `a_offset` of the first disk and `b_offset` of the second on, are known to be
     /// equal without reading them: because nothing changed there, or because both are the same part of a chunk. The
     /// ranges must lie on their disks. Costs a look-up in each map for each run where the offsets differ.

@@ -8,6 +8,7 @@ pub(crate) mod diff;
 pub(crate) mod export;
 pub(crate) mod flatten;
 pub(crate) mod info;
+pub(crate) mod log;
 pub(crate) mod ls;
 pub(crate) mod man;
 pub(crate) mod rename;
@@ -82,6 +83,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Seal(args) => done(seal::run(&context, args)),
         Command::Rename(args) => done(rename::run(&context, args)),
         Command::Resize(args) => done(resize::run(&context, args)),
+        Command::Log(args) => done(log::run(&context, args)),
         Command::Ls(args) => done(ls::run(&context, args)),
         Command::Info(args) => done(info::run(&context, args)),
         Command::Rm(args) => done(rm::run(&context, args)),

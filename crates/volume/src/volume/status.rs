@@ -2,10 +2,13 @@
 
 use super::{Layer, Layers, Volume};
 use crate::device::BlockStatus;
-use silt_types::{BLOCK_SIZE_BYTES, Error, Result};
+use silt_types::{BLOCK_SIZE_BYTES, BlockRange, Error, Result};
 
 /// The longest range that one call looks at; a longer one is answered for its beginning.
 const STATUS_LEN_MAX: u64 = 4 << 30;
+
+/// Runs asked for at a time.
+const STATUS_RUNS: usize = 64;
 
 impl Volume {
     /// Runs of blocks that some layer holds as data are neither hole nor zero, even where they happen to be zero; all
@@ -40,6 +43,20 @@ impl Volume {
             }
         }
         Ok(runs)
+    }
+
+    /// Bytes of a range that some layer holds as data. What lies behind the end of the disk counts for nothing. Costs a
+    /// look-up for each run, and reads no data.
+    pub fn bytes_held(&self, range: BlockRange) -> Result<u64> {
+        let end = (range.end() * BLOCK_SIZE_BYTES).min(self.size_bytes);
+        let (mut at, mut held) = (range.start * BLOCK_SIZE_BYTES, 0);
+        while at < end {
+            for run in self.status(at, end - at, STATUS_RUNS)? {
+                at += run.len_bytes;
+                held += if run.hole { 0 } else { run.len_bytes };
+            }
+        }
+        Ok(held)
     }
 }
 
