@@ -7,7 +7,7 @@ use silt_tree::{Tree, TreeContent, TreeKind};
 use silt_types::{ChunkId, DiskId, Error, ErrorKind, Progress, Result, TreeId};
 use silt_volume::{DeltaReader, DiskMap, MapVisitor, VolumeLock, read_volume_header};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -96,12 +96,22 @@ impl Engine {
     }
 
     fn walk_disk(&self, name: &str, disk: DiskId, findings: &Findings, needs: &mut Needs) {
-        let mut visitor = Visitor { engine: self, name, findings, needs, seen: HashSet::new() };
+        let sound = needs.sound.remove(&disk.size_bytes).unwrap_or_default();
+        let before = needs.count;
+        let mut visitor = Visitor { engine: self, name, findings, needs, sound, seen: Vec::new() };
         let walked = DiskMap::open(Arc::new(self.store.clone()), disk)
             .and_then(|map| map.walk(&mut visitor));
+        let Visitor { mut sound, seen, .. } = visitor;
         if let Err(error) = walked {
             needs.add(disk.root, name, error.chain());
         }
+        if needs.count > before {
+            // Whoever else has them needs what is damaged, too, and is to be named.
+            for node in &seen {
+                sound.remove(node);
+            }
+        }
+        needs.sound.insert(disk.size_bytes, sound);
     }
 
     fn walk_tree(&self, name: &str, tree: TreeId, findings: &Findings, needs: &mut Needs) {
@@ -203,11 +213,23 @@ fn says(header: &VolumeHeader, volume: &VolumeRecord) -> bool {
 
 /// Which names need what is damaged.
 #[derive(Default)]
-struct Needs(BTreeMap<ChunkId, (String, BTreeSet<String>)>);
+struct Needs {
+    damaged: BTreeMap<ChunkId, (String, BTreeSet<String>)>,
+    /// Times that a need was found.
+    count: u64,
+    /// Nodes of maps of disks of a length that are whole with all that is below them, so that disks that share them, as a
+    /// volume and its snapshots do, need not be walked for them again.
+    sound: HashMap<u64, HashSet<ChunkId>>,
+}
 
 impl Needs {
     fn add(&mut self, chunk: ChunkId, name: &str, what: String) {
-        self.0.entry(chunk).or_insert_with(|| (what, BTreeSet::new())).1.insert(name.to_owned());
+        self.count += 1;
+        self.damaged
+            .entry(chunk)
+            .or_insert_with(|| (what, BTreeSet::new()))
+            .1
+            .insert(name.to_owned());
     }
 }
 
@@ -216,12 +238,19 @@ struct Visitor<'a> {
     name: &'a str,
     findings: &'a Findings,
     needs: &'a mut Needs,
-    seen: HashSet<ChunkId>,
+    /// Nodes that are whole as far as is known, with those of this walk.
+    sound: HashSet<ChunkId>,
+    /// Nodes of this walk.
+    seen: Vec<ChunkId>,
 }
 
 impl MapVisitor for Visitor<'_> {
     fn enter(&mut self, node: &ChunkId) -> bool {
-        self.seen.insert(*node)
+        let is_new = self.sound.insert(*node);
+        if is_new {
+            self.seen.push(*node);
+        }
+        is_new
     }
 
     fn node(&mut self, _node: &ChunkId, _len_bytes: u64) {}
@@ -239,7 +268,7 @@ impl MapVisitor for Visitor<'_> {
 /// Puts together what the store found and who needs it.
 fn report_findings(report: &mut VerifyReport, findings: Findings, needs: &Needs) {
     let mut told = HashSet::new();
-    for (chunk, (what, names)) in &needs.0 {
+    for (chunk, (what, names)) in &needs.damaged {
         told.insert(*chunk);
         report
             .damages
