@@ -186,3 +186,30 @@ fn what_is_missing_or_cut_off_is_found() {
     }
     silt.assert_verified();
 }
+
+#[test]
+fn a_damaged_delta_keeps_no_other_from_being_sealed() {
+    let silt = Silt::new();
+    silt.small_image("image");
+    for volume in ["a", "b", "c"] {
+        silt.json(&["clone", "image", volume]);
+        let server = silt.serve(volume, &[]);
+        let client = NbdClient::connect(&server.socket).unwrap();
+        client.write_at(&pseudo_random(50_000, volume.len() as u64), 5 << 20).unwrap();
+        drop(client);
+        server.stop();
+        silt.json(&["snapshot", &format!("{volume}@x")]);
+    }
+    let frozen: Vec<_> = every_file_of(&silt.store()).unwrap();
+    let is_record = |path: &&PathBuf| path.file_name().is_some_and(|name| name == "map.log");
+    let record = frozen.iter().find(is_record).unwrap();
+    flip_bit(record, 9, 1).unwrap();
+    let message = silt.fails(7, &["seal"]);
+    assert!(message.contains("map.log"), "{message}");
+    flip_bit(record, 9, 1).unwrap();
+    let sealed = |name: &str| !silt.json(&["info", name])["disk_id"].is_null();
+    let count = ["a@x", "b@x", "c@x"].into_iter().filter(|name| sealed(name)).count();
+    assert_eq!(count, 2, "all but the damaged one");
+    assert_eq!(silt.json(&["seal"])["deltas"], 1);
+    silt.assert_verified();
+}

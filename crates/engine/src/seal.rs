@@ -12,10 +12,12 @@ use crate::{
 };
 use silt_format::RootRecord;
 use silt_store::{Compression, FrozenDelta, Listing, SnapshotRecord, VolumeRecord};
-use silt_types::{Context as _, DeltaId, DiskId, Error, LeaseId, Name, Progress, Result, VolumeId};
+use silt_types::{
+    Context as _, DeltaId, DiskId, Error, ErrorKind, LeaseId, Name, Progress, Result, VolumeId,
+};
 use silt_volume::{DeltaReader, SealCounts, SealParts, seal};
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs::{File, TryLockError},
     io,
     ops::AddAssign as _,
@@ -58,7 +60,8 @@ impl Pair {
 
 impl Engine {
     /// Seals everything that is frozen of a volume and its snapshots, or of all volumes. Reads what the deltas hold, once;
-    /// bounded memory. `NoSpace` leaves everything as it is, to be sealed later.
+    /// bounded memory. `NoSpace` leaves everything as it is, to be sealed later; a damaged delta is left, and all others are
+    /// sealed, before it is reported as `Corrupt`.
     pub fn seal(
         &self,
         volume: Option<&Name>,
@@ -68,14 +71,23 @@ impl Engine {
         let volume = volume.map(|name| self.find_volume(name)).transpose()?;
         self.remove_passing_leftovers()?;
         let mut report = SealReport::default();
+        let mut damaged: HashMap<Pair, Error> = HashMap::new();
         loop {
             let pairs = pairs_of(&self.list()?, volume.as_ref().map(|volume| volume.id));
             let mut done = false;
-            for pair in &pairs {
-                done |= self.seal_pair(pair, contended, progress, &mut report)?;
+            for pair in pairs {
+                if damaged.contains_key(&pair) {
+                    continue;
+                }
+                match self.seal_pair(&pair, contended, progress, &mut report) {
+                    Err(error) if error.kind() == ErrorKind::Corrupt => {
+                        damaged.insert(pair, error);
+                    }
+                    other => done |= other?,
+                }
             }
             if !done {
-                return Ok(report);
+                return damaged.into_values().next().map_or(Ok(report), Err);
             }
         }
     }
