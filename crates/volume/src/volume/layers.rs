@@ -9,6 +9,9 @@ use roaring::RoaringBitmap;
 use silt_types::{BLOCK_SIZE_BYTES, Result};
 use std::sync::Arc;
 
+/// Blocks that are looked at one by one before the end of a run is searched for: few reads are longer, and for them this is faster.
+const BLOCKS_STEPPED: u64 = 64;
+
 /// What a disk is made of at a moment.
 pub(super) struct Layers {
     /// The sealed disk below everything.
@@ -60,14 +63,38 @@ impl Layers {
         self.frozen.iter().try_fold(own, |sum, delta| Ok(sum + delta.allocated_bytes()?))
     }
 
-    /// The layer of `block`, and how many blocks from it on, up to `end`, have the same. Costs a look-up in each delta for
-    /// each block; callers bound the range.
+    /// The layer of `block`, and how many blocks from it on, up to `end`, have the same; fewer may be told of many. Costs a
+    /// look-up in each delta for each block, so callers bound the range; on a disk that cannot be written a constant.
     pub(super) fn locate(&self, block: u64, end: u64) -> (Layer<'_>, u64) {
         let members = self.own.as_ref().map(|own| own.members());
         let layer_of = |block| self.layer_of(members.as_ref(), block);
         let layer = layer_of(block);
-        let rest = (block + 1..end).take_while(|next| layer_of(*next) == layer);
-        (layer, 1 + rest.count() as u64)
+        let near = match members {
+            None => end.min(block + BLOCKS_STEPPED),
+            Some(_) => end,
+        };
+        let rest = (block + 1..near).take_while(|next| layer_of(*next) == layer);
+        let blocks = 1 + rest.count() as u64;
+        match block + blocks {
+            at if at == near && near < end => (layer, self.frozen_alike(near - 1, end) - block),
+            _ => (layer, blocks),
+        }
+    }
+
+    /// Where, at `end` at the latest, the frozen deltas may first hold other blocks than at `block`: those down to the one
+    /// that has it.
+    fn frozen_alike(&self, block: u64, end: u64) -> u64 {
+        let mut alike = end;
+        for delta in &self.frozen {
+            let first = u32::try_from(block).unwrap_or(u32::MAX);
+            let Some(run) = delta.members().range(first..).next_range() else { continue };
+            let (start, past) = (u64::from(*run.start()), u64::from(*run.end()) + 1);
+            if start <= block {
+                return alike.min(past);
+            }
+            alike = alike.min(start);
+        }
+        alike
     }
 
     fn layer_of(&self, own: Option<&MembersGuard<'_>>, block: u64) -> Layer<'_> {

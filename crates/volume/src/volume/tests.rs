@@ -237,6 +237,34 @@ impl Fixture {
     }
 }
 
+/// The end of a long run is searched for, not walked to: a terabyte of zeros behind a base took seconds to export.
+#[test]
+fn long_runs_of_frozen_deltas_end_where_another_layer_begins() {
+    let (mut fixture, mut bytes) = Fixture::new();
+    let layers: [(usize, usize, u8); 5] =
+        [(20, 100, 1), (60, 190, 0), (255, 1, 3), (150, 70, 4), (64, 66, 5)];
+    for (block, blocks, value) in layers {
+        let (at, len) = (block * BLOCK, blocks * BLOCK);
+        let volume = fixture.open();
+        match value {
+            0 => volume.discard(at as u64, len as u64).unwrap(),
+            _ => volume.write_at(&vec![value; len], at as u64).unwrap(),
+        }
+        bytes[at..at + len].fill(value);
+        volume.close().unwrap();
+        drop(volume);
+        fixture.freeze();
+    }
+    let volume = fixture.open_read_only_frozen();
+    for block in 0..LEN / BLOCK {
+        let at = block * BLOCK;
+        let mut found = vec![0xee; LEN - at];
+        volume.read_at(&mut found, at as u64).unwrap();
+        assert_same(&found, &bytes[at..], &format!("from block {block} on"));
+        check_status(&volume, &bytes, at, LEN - at, 100);
+    }
+}
+
 #[test]
 fn discarding_what_is_zero_already_adds_nothing() {
     let (fixture, bytes) = Fixture::new();
