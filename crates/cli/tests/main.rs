@@ -10,6 +10,8 @@ mod determinism;
 mod diffing;
 mod durability;
 mod exporting;
+mod exporting_changes;
+mod exporting_qcow2;
 mod fidelity;
 mod growing;
 mod rights;

@@ -7,14 +7,18 @@ use silt_types::ErrorKind;
 use silt_volume::BlockDevice as _;
 use std::{ffi::CString, fs, path::PathBuf};
 
-/// A small file system in memory where the store lies; gone when dropped.
+/// A small file system in memory; gone when dropped.
 struct Small {
     at: PathBuf,
 }
 
 impl Small {
+    /// Where the store lies.
     fn mount(silt: &Silt, kib: u64) -> Small {
-        let at = silt.store();
+        Small::mount_at(silt.store(), kib)
+    }
+
+    fn mount_at(at: PathBuf, kib: u64) -> Small {
         fs::create_dir_all(&at).unwrap();
         let size = CString::new(format!("size={kib}k")).unwrap();
         mount("tmpfs", &at, "tmpfs", MountFlags::empty(), Some(&*size)).unwrap();
@@ -178,4 +182,46 @@ fn root_tmpfs_a_server_that_ends_without_space_says_so_and_loses_nothing_flushed
     silt.assert_verified();
     assert!(silt.exported("volume")[4096..8192] == [1; 4096]);
     silt.serve("volume", &[]).stop();
+}
+
+#[test]
+fn root_tmpfs_an_export_without_space_says_so_and_what_was_there_stays() {
+    if !is_root() {
+        return;
+    }
+    let silt = Silt::new();
+    let dir = source(&silt);
+    silt.json(&["build", &dir, "image", "--size", "32M"]);
+    silt.json(&["clone", "image", "volume"]);
+    silt.json(&["snapshot", "volume@before"]);
+    let server = silt.serve("volume", &[]);
+    let client = NbdClient::connect(&server.socket).unwrap();
+    client.write_at(&pseudo_random(3 << 20, 1), 20 << 20).unwrap();
+    client.flush().unwrap();
+    drop(client);
+    server.stop();
+    let small = Small::mount_at(silt.path("target"), 1024);
+    let (file, list) = (small.at.join("file"), small.at.join("file.blocks"));
+    fs::write(&file, "precious").unwrap();
+    fs::write(&list, "its list").unwrap();
+    let file_name = file.to_str().unwrap();
+    let options: [&[&str]; 3] = [&[], &["--format", "qcow2"], &["--since", "volume@before"]];
+    for options in options {
+        let args = [&["export", "volume", file_name], options].concat();
+        for kib in [16, 300, 2000] {
+            small.resize(kib);
+            silt.fails(8, &args);
+            let mut names: Vec<_> =
+                fs::read_dir(&small.at).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            names.sort();
+            assert_eq!(names, ["file", "file.blocks"], "{options:?}");
+            assert_eq!(fs::read(&file).unwrap(), b"precious");
+            assert_eq!(fs::read(&list).unwrap(), b"its list");
+        }
+    }
+    small.resize(64 << 10);
+    for options in options {
+        silt.json(&[&["export", "volume", file_name], options].concat());
+    }
+    assert_ne!(fs::read(&list).unwrap(), b"its list");
 }

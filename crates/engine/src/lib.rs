@@ -29,7 +29,7 @@ pub use clone::CloneRequest;
 pub use commit::CommitRequest;
 pub use diff::DiskDiff;
 pub use engine::{CACHE_SIZE_BYTES_DEFAULT, Engine};
-pub use export::ExportCounts;
+pub use export::{ChangesExported, ExportCounts, ExportFormat};
 pub use history::{Held, HistoryState, StateKind};
 pub use info::{NameInfo, ServedBy, StoreInfo};
 pub use longer::{FileSystem, LongerClones};
