@@ -11,9 +11,15 @@ mod clone;
 mod codecs;
 mod dedup;
 mod export;
+mod fork;
+mod generations;
 mod nbd;
+mod sealing;
+mod server;
+mod sharing;
 mod side;
 mod smallfiles;
+mod snapshot;
 mod table;
 mod theory;
 mod trees;
@@ -27,7 +33,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 /// A section measures and returns its tables.
 type Section = fn(&Bench) -> Result<Vec<table::Table>>;
 
-const SECTIONS: [(&str, Section); 8] = [
+const SECTIONS: [(&str, Section); 12] = [
     ("build", build::against_mke2fs),
     ("compression", build::compression_levels),
     ("codecs", codecs::run),
@@ -36,7 +42,14 @@ const SECTIONS: [(&str, Section); 8] = [
     ("export", export::run),
     ("clone", clone::run),
     ("nbd", nbd::run),
+    ("fork", fork::run),
+    ("snapshot", snapshot::run),
+    ("generations", generations::run),
+    ("sealing", sealing::run),
 ];
+
+/// Left out of `all`: what it needs of the disk is more than the others together.
+const HEAVY: [&str; 1] = ["sealing"];
 
 /// What every section needs: the program under test, where the peers of our own are, and room.
 struct Bench {
@@ -89,7 +102,8 @@ fn machine() -> String {
 fn main() -> ExitCode {
     let mut wanted: Vec<String> = std::env::args().skip(1).collect();
     if wanted.is_empty() || wanted.iter().any(|name| name == "all") {
-        wanted = SECTIONS.iter().map(|(name, _)| (*name).to_owned()).collect();
+        let names = SECTIONS.iter().map(|(name, _)| *name);
+        wanted = names.filter(|name| !HEAVY.contains(name)).map(str::to_owned).collect();
     }
     println!("{}", machine());
     let mut failed = false;

@@ -1,16 +1,15 @@
 //! Hot reads over NBD: `silt serve` beside `qemu-nbd` over a qcow2 overlay and `nbdkit file` on a raw disk.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
 
 use crate::build::build;
+use crate::server::Server;
 use crate::side::{json, median, output, program, remove, silt, timed};
 use crate::table::Table;
 use crate::{Bench, Result, trees};
 
 /// The working set, read through once before anything is timed.
-const WORKING_SET_BYTES: u64 = 512 << 20;
+pub const WORKING_SET_BYTES: u64 = 512 << 20;
 
 /// Seconds of each random read run.
 const RUN_SECONDS: u64 = 5;
@@ -84,47 +83,8 @@ pub fn run(bench: &Bench) -> Result<Vec<Table>> {
     Ok(vec![table])
 }
 
-/// A server that ends with this value.
-struct Server {
-    child: Child,
-    socket: PathBuf,
-}
-
-impl Server {
-    fn start(command: &mut Command, socket: PathBuf) -> Result<Self> {
-        let log = std::fs::File::create(socket.with_extension("log"))?;
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
-        let mut server =
-            Self { child: child.map_err(|error| format!("{command:?}: {error}"))?, socket };
-        let start = Instant::now();
-        while output(&mut program("nbdinfo", ["--size", &server.uri()])).is_err() {
-            if let Some(status) = server.child.try_wait()? {
-                let said = std::fs::read_to_string(server.socket.with_extension("log"))?;
-                return Err(format!("{command:?} ended with {status}: {said}").into());
-            }
-            if start.elapsed() > Duration::from_secs(10) {
-                return Err(format!("{command:?} does not answer").into());
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Ok(server)
-    }
-
-    fn uri(&self) -> String {
-        format!("nbd+unix:///?socket={}", self.socket.display())
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // An end by signal is all the peers know; whether ours ends well is tested elsewhere.
-        let _ = output(&mut program("kill", [self.child.id().to_string()]));
-        let _ = self.child.wait();
-    }
-}
-
 /// One fio run over the working set; answers with its I/O operations per second.
-fn fio(
+pub fn fio(
     server: &Server,
     offset: u64,
     pattern: &str,
@@ -150,7 +110,7 @@ fn fio(
 }
 
 /// Where the working set holds most data, to 64 MiB: holes would be read for nothing.
-fn densest(raw: &Path) -> Result<u64> {
+pub fn densest(raw: &Path) -> Result<u64> {
     const STEP_BYTES: u64 = 64 << 20;
     let size = std::fs::metadata(raw)?.len();
     let steps = size.div_ceil(STEP_BYTES) as usize;

@@ -55,6 +55,11 @@ pub fn output(command: &mut Command) -> Result<String> {
 
 /// Runs under `/usr/bin/time`, then fsyncs `image` inside the timed span where one is given.
 pub fn timed(command: &Command, image: Option<&Path>) -> Result<Took> {
+    Ok(timed_output(command, image)?.0)
+}
+
+/// The same, with what it printed.
+pub fn timed_output(command: &Command, image: Option<&Path>) -> Result<(Took, String)> {
     let report = tempfile::NamedTempFile::new()?;
     let mut timer = program("/usr/bin/time", ["-f", "%U %S %M", "-o"]);
     timer.arg(report.path()).arg(command.get_program()).args(command.get_args());
@@ -62,7 +67,7 @@ pub fn timed(command: &Command, image: Option<&Path>) -> Result<Took> {
         timer.env(name, value.unwrap_or_default());
     }
     let start = Instant::now();
-    output(&mut timer)?;
+    let printed = output(&mut timer)?;
     if let Some(image) = image {
         std::fs::File::open(image)?.sync_all()?;
     }
@@ -72,7 +77,7 @@ pub fn timed(command: &Command, image: Option<&Path>) -> Result<Took> {
     let [user, system, kib] = numbers[..] else {
         return Err(format!("/usr/bin/time said {said:?}").into());
     };
-    Ok(Took { seconds, processor: user + system, resident_mib: kib / 1024.0 })
+    Ok((Took { seconds, processor: user + system, resident_mib: kib / 1024.0 }, printed))
 }
 
 /// Writes out what earlier steps left dirty, so that nobody's fsync pays for another's writes.
@@ -120,6 +125,13 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(f64::NAN)
 }
 
+/// The value that `part` of a hundred are not above.
+pub fn percentile(mut values: Vec<f64>, part: usize) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let rank = (values.len() * part).div_ceil(100);
+    values.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+}
+
 /// The run with the middle wall time.
 pub fn median_run(mut runs: Vec<Took>) -> Took {
     runs.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
@@ -133,6 +145,13 @@ pub fn json(command: &mut Command) -> Result<serde_json::Value> {
         let start: String = said.chars().take(200).collect();
         format!("{command:?}: {error} in {start:?}").into()
     })
+}
+
+/// What `silt seal --json` says that it took, in seconds, and what its process took. Between the two, the file system frees
+/// what the delta had, at the last close of its file.
+pub fn timed_seal(command: &mut Command) -> Result<(f64, Took)> {
+    let (took, printed) = timed_output(command.arg("--json"), None)?;
+    Ok((number(&serde_json::from_str(&printed)?, "seconds")?, took))
 }
 
 /// A number out of a JSON document.
