@@ -19,6 +19,7 @@ mod serving;
 mod silt;
 mod snapshots;
 mod space;
+mod space_in_time;
 mod survey;
 mod together;
 mod volumes;

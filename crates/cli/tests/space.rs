@@ -8,13 +8,13 @@ use silt_volume::BlockDevice as _;
 use std::{ffi::CString, fs, path::PathBuf};
 
 /// A small file system in memory; gone when dropped.
-struct Small {
+pub(crate) struct Small {
     at: PathBuf,
 }
 
 impl Small {
     /// Where the store lies.
-    fn mount(silt: &Silt, kib: u64) -> Small {
+    pub(crate) fn mount(silt: &Silt, kib: u64) -> Small {
         Small::mount_at(silt.store(), kib)
     }
 
@@ -25,7 +25,7 @@ impl Small {
         Small { at }
     }
 
-    fn resize(&self, kib: u64) {
+    pub(crate) fn resize(&self, kib: u64) {
         mount_remount(&self.at, MountFlags::empty(), format!("size={kib}k")).unwrap();
     }
 }
