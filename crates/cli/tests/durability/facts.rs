@@ -24,6 +24,18 @@ pub(crate) struct Fact {
 /// Every name.
 pub(crate) type Facts = BTreeMap<String, Fact>;
 
+/// Whether a store that holds `left` is in the state `expected`. What was sealed there is sealed, as the same disk; what was
+/// not may be by now, since sealing changes no byte.
+pub(crate) fn is_in_state(left: &Facts, expected: &Facts) -> bool {
+    let is_held = |(name, expected): (&String, &Fact)| {
+        left.get(name).is_some_and(|left| {
+            let disk_id = expected.disk_id.as_ref().or(left.disk_id.as_ref()).cloned();
+            *left == Fact { disk_id, ..expected.clone() }
+        })
+    };
+    left.len() == expected.len() && expected.iter().all(is_held)
+}
+
 /// A store that was looked at.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Look {
@@ -52,7 +64,9 @@ pub(crate) fn look(store: &Path) -> Result<Look> {
     names.extend(all.images.iter().map(|image| image.name.clone().into()));
     for volume in &all.volumes {
         names.push(volume.name.clone().into());
-        let snapshots = all.snapshots.iter().filter(|snapshot| snapshot.volume == volume.id);
+        let is_of = |id| id == volume.id;
+        let snapshots = all.snapshots.iter();
+        let snapshots = snapshots.filter(|kept| is_of(kept.volume) && kept.is_shown());
         names.extend(snapshots.map(|snapshot| DiskName {
             name: volume.name.clone(),
             snapshot: Some(snapshot.name.clone()),

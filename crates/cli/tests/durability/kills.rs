@@ -1,13 +1,15 @@
 //! `kill -9` of a server under load: nothing that was flushed is lost, and the next server needs no hand.
 
 use super::{
-    facts::{complaints, look},
+    facts::{complaints, export, look},
     guest::{Ask, Guest, History, Moment, Request, request},
     scenes::Props,
     stage::{Served, copy_folder, scratch, silt_ok},
 };
+use silt_engine::Engine;
 use silt_testkit::nbd_client::NbdSession;
 use std::{
+    collections::BTreeMap,
     path::Path,
     process::{Child, Command, Stdio},
     sync::{
@@ -68,6 +70,8 @@ fn a_killed_server_loses_nothing_that_was_flushed() {
     let (props, place) = (Props::new(), scratch());
     let (store, socket) = (place.path().join("store"), place.path().join("socket"));
     copy_folder(&props.store(), &store);
+    // Taken under load, between the kills, and never to change.
+    let mut kept = BTreeMap::new();
     for kill in 0..KILLS {
         let before = look(&store).unwrap().disks["idle"].clone();
         let served = Served::start(&store, "idle", &socket).unwrap();
@@ -82,15 +86,30 @@ fn a_killed_server_loses_nothing_that_was_flushed() {
                     scope.spawn(move || work(session, part, seed, answered))
                 })
                 .collect();
-            while answered.load(SeqCst) < ANSWERS + 37 * kill {
-                std::thread::yield_now();
+            let wait_for = |answers: usize| {
+                while answered.load(SeqCst) < answers {
+                    std::thread::yield_now();
+                }
+            };
+            wait_for(ANSWERS / 2);
+            let snapshot = format!("idle@k{kill}");
+            silt_ok(&store, &["snapshot", &snapshot]);
+            let engine = Engine::open(&store, 8 << 20).unwrap();
+            kept.insert(snapshot.clone(), export(&engine, &snapshot.parse().unwrap()).unwrap());
+            if kill % 2 == 1 {
+                silt_ok(&store, &["seal", "idle"]);
             }
+            wait_for(ANSWERS + 37 * kill);
             served.kill_now();
             guests.into_iter().map(|guest| guest.join().unwrap()).collect::<Vec<_>>()
         });
         drop(served);
         assert_eq!(complaints(&store), [""; 0], "kill {kill}");
-        let after = &look(&store).unwrap().disks["idle"];
+        let left = look(&store).unwrap().disks;
+        for (name, bytes) in &kept {
+            assert!(left[name] == *bytes, "kill {kill}: {name} has changed");
+        }
+        let after = &left["idle"];
         for (part, (mut history, moment)) in went.into_iter().enumerate() {
             let range = part * PART_BYTES as usize..(part + 1) * PART_BYTES as usize;
             // Its own part is all that a guest knows of.

@@ -41,6 +41,22 @@ impl Props {
         props
     }
 
+    /// With more: `kept`, written before and after its snapshot `kept@a`, and `long`, which was grown and written to its
+    /// end, behind the end of its file system.
+    pub(crate) fn with_history() -> Props {
+        let props = Props::new();
+        let store = props.store();
+        for name in ["kept", "long"] {
+            silt_ok(&store, &["clone", "base", name]);
+        }
+        write_all(&store, "kept", &ROUND[..5]);
+        silt_ok(&store, &["snapshot", "kept@a"]);
+        write_all(&store, "kept", &ROUND[5..]);
+        silt_ok(&store, &["resize", "long", "2M"]);
+        write_all(&store, "long", &[ROUND[1], request(Ask::Write, 2040 * KIB, 8 * KIB)]);
+        props
+    }
+
     /// The store. Copy it; it is for all scenes of a test.
     pub(crate) fn store(&self) -> PathBuf {
         self.dir.path().join("store")

@@ -1,7 +1,7 @@
 //! Commands stopped, refused and starved at each step: what is left is the old state or the whole new one.
 
 use super::{
-    facts::{Facts, look, look_at_sound},
+    facts::{Facts, is_in_state, look, look_at_sound},
     scenes::Props,
     stage::{Answer, Stage, copy_folder, scratch, silt},
 };
@@ -73,23 +73,24 @@ impl Scene {
     /// What is wrong with what the command left, if anything.
     fn judge(&self, store: &Path, answer: &Answer, excused: bool) -> Result<(), String> {
         let left = look_at_sound(store)?.facts;
-        if left != self.old && left != self.new {
+        let (is_old, is_new) = (is_in_state(&left, &self.old), is_in_state(&left, &self.new));
+        if !is_old && !is_new {
             return Err(format!("neither old nor new: {left:#?}"));
         }
         match answer.code() {
-            0 if left != self.new => return Err("success was told, but nothing done".into()),
+            0 if !is_new => return Err("success was told, but nothing done".into()),
             0 => {}
             _ if !excused => return Err("it ended in a way that no error has".into()),
             _ => {}
         }
         let again = run(store, &self.words);
-        let expected = if left == self.old { 0 } else { self.repeated };
+        let expected = if is_old { 0 } else { self.repeated };
         if again.code() != expected {
             let (code, stderr) = (again.code(), again.stderr);
             return Err(format!("once more it ends with {code} instead of {expected}: {stderr}"));
         }
         match look_at_sound(store)?.facts {
-            left if left == self.new => Ok(()),
+            left if is_in_state(&left, &self.new) => Ok(()),
             left => Err(format!("once more it left {left:#?}")),
         }
     }
@@ -121,7 +122,15 @@ fn chosen(steps: u64) -> Vec<u64> {
 
 /// Plays a command with everything going wrong at each step, and with a disk that fills up.
 fn every_step(store: fn(&Props) -> PathBuf, command: &str, repeated: i32) {
-    let props = Props::new();
+    every_step_with(Props::new(), store, command, repeated);
+}
+
+/// The same from a store with history.
+fn every_step_later(command: &str, repeated: i32) {
+    every_step_with(Props::with_history(), Props::store, command, repeated);
+}
+
+fn every_step_with(props: Props, store: fn(&Props) -> PathBuf, command: &str, repeated: i32) {
     let scene = Scene::new(&props, store(&props), command, repeated);
     let Some(stage) = Stage::over(&scene.store) else { return };
     stage.layer.set_plan(Plan::NoSpaceAfter { bytes: 1 << 30 });
@@ -182,4 +191,69 @@ fn fuse_a_removal_of_an_image_is_whole_or_absent_whatever_step_it_ends_at() {
 #[test]
 fn fuse_a_removal_of_a_volume_is_whole_or_absent_whatever_step_it_ends_at() {
     every_step(Props::store, "rm parent", 3);
+}
+
+#[test]
+fn fuse_a_snapshot_is_whole_or_absent_whatever_step_it_ends_at() {
+    every_step_later("snapshot kept@b", 4);
+}
+
+#[test]
+fn fuse_a_seal_changes_no_byte_whatever_step_it_ends_at() {
+    every_step_later("seal", 0);
+}
+
+#[test]
+fn fuse_a_rollback_is_whole_or_absent_whatever_step_it_ends_at() {
+    every_step_later("rollback kept@a", 0);
+}
+
+#[test]
+fn fuse_a_rollback_that_gives_up_is_whole_or_absent_whatever_step_it_ends_at() {
+    every_step_later("rollback kept@a --discard", 0);
+}
+
+#[test]
+fn fuse_a_clone_of_a_snapshot_is_whole_or_absent_whatever_step_it_ends_at() {
+    every_step_later("clone kept@a new", 4);
+}
+
+#[test]
+fn fuse_many_clones_are_all_there_or_none_whatever_step_it_ends_at() {
+    every_step_later("clone kept new -n 3", 4);
+}
+
+#[test]
+fn fuse_a_commit_is_whole_or_absent_whatever_step_it_ends_at() {
+    every_step_later("commit kept made", 4);
+}
+
+#[test]
+fn fuse_a_flatten_changes_no_byte_whatever_step_it_ends_at() {
+    every_step_later("flatten kept", 0);
+}
+
+#[test]
+fn fuse_a_renaming_is_whole_or_absent_whatever_step_it_ends_at() {
+    every_step_later("rename kept web", 3);
+}
+
+#[test]
+fn fuse_a_growth_is_whole_or_absent_whatever_step_it_ends_at() {
+    every_step_later("resize kept 2M", 0);
+}
+
+#[test]
+fn fuse_a_shrinking_is_whole_or_absent_whatever_step_it_ends_at() {
+    every_step_later("resize long 1M --shrink", 0);
+}
+
+#[test]
+fn fuse_a_removal_of_a_snapshot_is_whole_or_absent_whatever_step_it_ends_at() {
+    every_step_later("rm kept@a", 3);
+}
+
+#[test]
+fn fuse_a_removal_of_a_volume_with_snapshots_is_whole_or_absent_whatever_step_it_ends_at() {
+    every_step_later("rm kept --recursive", 3);
 }
