@@ -4,10 +4,11 @@
 //! verification, and that the next command needs no hand. `docs/internals/durability.md` says which test shows what.
 //!
 //! Where to look next: `stage` for stores under the layer, `facts` for what is compared, `guest` for what a disk may
-//! hold, `scenes` for the commands that are played.
+//! hold, `scenes` for the commands that are played, `generations` for drawn stories of snapshots, clones and seals.
 
 mod damage;
 mod facts;
+mod generations;
 mod guest;
 mod kills;
 mod poison;

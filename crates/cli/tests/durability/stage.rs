@@ -77,7 +77,12 @@ impl Stage {
 
     /// A place for a socket, which is not below the layer.
     pub(crate) fn socket(&self) -> PathBuf {
-        self.dir.path().join("socket")
+        self.socket_of("socket")
+    }
+
+    /// The same where there are more.
+    pub(crate) fn socket_of(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
     }
 
     /// Takes the layer away. Answers the store as it lies there, and the folder that it is gone with.
@@ -119,6 +124,13 @@ pub(crate) fn silt(store: &Path, args: &[&str]) -> Answer {
 pub(crate) fn silt_ok(store: &Path, args: &[&str]) {
     let answer = silt(store, args);
     assert_eq!(answer.code(), 0, "silt {args:?}: {}", answer.stderr);
+}
+
+/// Runs `silt --json`, which must succeed. Answers its document.
+pub(crate) fn silt_json(store: &Path, args: &[&str]) -> serde_json::Value {
+    let output = command(store, args).arg("--json").output().unwrap();
+    assert!(output.status.success(), "silt {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 /// A running `silt serve`; killed where a test forgets it.

@@ -1,0 +1,87 @@
+//! Power cuts through generations: drawn stories of volumes that are written, kept, gone back to, cloned, sealed, grown
+//! and removed, and every name compared with a model of what it may hold after a crash.
+//!
+//! Stories are played with the real command, states are opened with the engine in this process. A complaint tells the seed, the story and the
+//! state; `SILT_CRASH_SEED` plays one seed again, with more of its states.
+//!
+//! Where to look next: `story` for what happens, `player` for how, `world` for the model, `judge` for what is asked of
+//! a state, `planted` for bugs that must be found.
+
+mod judge;
+mod player;
+mod story;
+mod world;
+
+use super::power::every_state;
+use player::{Beginning, Played, play};
+use std::{
+    env,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
+    },
+    thread,
+};
+
+/// States looked at in all.
+const STATES: usize = 20_000;
+/// Of each story, in each of two models of the file system.
+const STATES_OF_STORY: usize = 250;
+/// The same where one seed is looked at.
+const STATES_OF_SEED: usize = 1_000;
+/// Stories that may be played for all the states; each gives some 500.
+const SEEDS_MAX: u64 = 80;
+
+/// Plays the story of a seed and looks at its states. Answers how many, and what is wrong.
+fn look_at(beginning: &Beginning, seed: u64, states: usize) -> Option<(usize, Vec<String>)> {
+    let story = story::story(seed);
+    let played = play(beginning, &story)?;
+    Some(look_at_states(beginning, &played, states))
+}
+
+fn look_at_states(beginning: &Beginning, played: &Played, states: usize) -> (usize, Vec<String>) {
+    every_state(&played.recording, states, |state, store| played.judge(beginning, state, store))
+}
+
+fn complain(seed: u64, complaints: &[String]) -> String {
+    let command = "cargo test -q -p siltstone --test main -- durability::generations";
+    let few = complaints[..complaints.len().min(3)].join("\n");
+    format!("SILT_CRASH_SEED={seed} {command}\n{} complaints, such as:\n{few}", complaints.len())
+}
+
+#[test]
+fn fuse_twenty_thousand_power_cuts_leave_every_name_as_the_model_has_it() {
+    let beginning = Beginning::new();
+    let given = env::var("SILT_CRASH_SEED").ok();
+    if let Some(seed) = given.map(|seed| seed.parse().expect("SILT_CRASH_SEED is a number")) {
+        let Some((count, complaints)) = look_at(&beginning, seed, STATES_OF_SEED) else { return };
+        story::story(seed).iter().for_each(|step| println!("{step:?}"));
+        println!("{count} states of seed {seed}");
+        assert!(complaints.is_empty(), "{}", complain(seed, &complaints));
+        return;
+    }
+    let (next, count, failed) = (AtomicU64::new(1), AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let work = || {
+        while count.load(SeqCst) < STATES && failed.lock().unwrap().is_empty() {
+            let seed = next.fetch_add(1, SeqCst);
+            if seed > SEEDS_MAX {
+                return;
+            }
+            let Some((states, complaints)) = look_at(&beginning, seed, STATES_OF_STORY) else {
+                return;
+            };
+            count.fetch_add(states, SeqCst);
+            if !complaints.is_empty() {
+                failed.lock().unwrap().push(complain(seed, &complaints));
+            }
+        }
+    };
+    thread::scope(|scope| (0..2).for_each(|_| drop(scope.spawn(work))));
+    let (count, stories) = (count.into_inner(), next.into_inner() - 1);
+    println!("{count} states of {stories} stories");
+    let failed = failed.into_inner().unwrap();
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+    if silt_testkit::fault::FaultFs::unavailable().is_none() {
+        assert!(count >= STATES, "{count}");
+    }
+}
