@@ -16,6 +16,9 @@ const STATES: usize = 160;
 /// Enough to meet a forgotten fsync.
 const STATES_PLANTED: usize = 60;
 
+/// The last marks are told of a state that is complained of.
+const MARKS_TOLD: usize = 6;
+
 /// Looks at states of a recording. Answers how many, and the complaints.
 pub(crate) fn every_state(
     recording: &Recording,
@@ -30,6 +33,7 @@ pub(crate) fn every_state(
             state.materialize(&folder).unwrap();
             if let Err(complaint) = judge(&state, &folder.join("store")) {
                 let marks: Vec<_> = state.marks().collect();
+                let marks = &marks[marks.len().saturating_sub(MARKS_TOLD)..];
                 let (cut, story) = (state.cut(), state.story(25));
                 complaints.push(format!("{cut} after {marks:?}: {complaint}\n{story}"));
             }

@@ -120,6 +120,11 @@ pub(crate) fn silt(store: &Path, args: &[&str]) -> Answer {
     Answer { status: output.status, stderr: String::from_utf8_lossy(&output.stderr).into_owned() }
 }
 
+/// Begins to run `silt`.
+pub(crate) fn silt_begun(store: &Path, args: &[&str]) -> Child {
+    command(store, args).stdout(Stdio::null()).spawn().unwrap()
+}
+
 /// Runs `silt`, which must succeed.
 pub(crate) fn silt_ok(store: &Path, args: &[&str]) {
     let answer = silt(store, args);

@@ -11,6 +11,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fmt,
+    ops::Range,
     path::Path,
     str::FromStr,
     sync::Arc,
@@ -95,6 +96,20 @@ impl Recording {
     /// notices. Only for operations that no later one needs.
     pub fn without(&self, mut is_forgotten: impl FnMut(&Op) -> bool) -> Recording {
         let ops = self.ops.iter().filter(|op| !is_forgotten(op)).cloned().collect();
+        Recording::new(self.base.clone(), ops)
+    }
+
+    /// The recording of a scenario that did some of its operations in another order: those in `range` of which `is_late`
+    /// says so came after the others there. Only for operations that can be carried out in that order too.
+    pub fn with_last(
+        &self,
+        range: Range<usize>,
+        mut is_late: impl FnMut(&Op) -> bool,
+    ) -> Recording {
+        let mut ops = self.ops.clone();
+        let (late, early) =
+            ops[range.clone()].iter().cloned().partition::<Vec<_>, _>(|op| is_late(op));
+        ops.splice(range, early.into_iter().chain(late));
         Recording::new(self.base.clone(), ops)
     }
 

@@ -288,3 +288,23 @@ fn fuse_a_printed_power_cut_builds_the_same_state_again() {
     assert!("posix:9".parse::<silt_testkit::fault::PowerCut>().is_err());
     assert!(recording.state("ext4:9999:lost".parse().unwrap()).is_err());
 }
+
+#[test]
+fn fuse_a_recording_in_another_order_has_the_late_operations_last() {
+    let Some(m) = Mounted::new() else { return };
+    m.fs.start_recording().unwrap();
+    fs::write(m.at("first"), b"1").unwrap();
+    fs::write(m.at("second"), b"2").unwrap();
+    m.fs.mark("end");
+    let recording = m.fs.take_recording().unwrap();
+    let length = recording.ops().len();
+    let is_first = |op: &Op| matches!(op, Op::Write { bytes, .. } if **bytes == *b"1");
+    let changed = recording.with_last(0..length - 1, is_first);
+    assert_eq!(changed.ops().len(), length);
+    assert!(is_first(&changed.ops()[length - 2]), "before the mark, which is not in the range");
+    let state = changed.state(format!("posix:{}:kept", length - 2).parse().unwrap()).unwrap();
+    let dir = m.beside().join("state");
+    state.materialize(&dir).unwrap();
+    let read = |name| fs::read(dir.join(name)).unwrap();
+    assert_eq!((read("first"), read("second")), (Vec::new(), b"2".to_vec()));
+}

@@ -4,14 +4,14 @@ use super::{
     super::{
         facts::export,
         guest::SECTOR,
-        stage::{Served, Stage, scratch, silt, silt_json, silt_ok},
+        stage::{Served, Stage, scratch, silt, silt_begun, silt_json, silt_ok},
     },
     story::{Pick, Place, Step},
     world::{Disk, Stamp, World, payload, stamps},
 };
 use silt_engine::Engine;
 use silt_testkit::{fault::Recording, nbd_client::NbdSession};
-use std::{collections::BTreeMap, fs, ops::Range, path::PathBuf};
+use std::{collections::BTreeMap, fs, ops::Range, path::PathBuf, process::Child};
 use tempfile::TempDir;
 
 /// Names at a time; a step that would make more removes one instead.
@@ -44,6 +44,7 @@ impl Beginning {
 }
 
 /// A step that was played.
+#[derive(Clone)]
 pub(super) struct Moment {
     /// What a crash in the middle of it may leave.
     pub(super) during: Vec<World>,
@@ -67,9 +68,17 @@ pub(super) fn play(beginning: &Beginning, story: &[Step]) -> Option<Played> {
     let world: World = names.map(|name| (name.to_owned(), fixed.clone())).into();
     let moments = vec![Moment { during: Vec::new(), after: world.clone() }];
     let original = &beginning.original;
-    let mut player =
-        Player { stage, original, world, moments, servers: BTreeMap::new(), counter: 0 };
+    let mut player = Player {
+        stage,
+        original,
+        world,
+        moments,
+        servers: BTreeMap::new(),
+        sealer: None,
+        counter: 0,
+    };
     story.iter().for_each(|step| player.step(step));
+    player.await_sealer();
     let open: Vec<String> = player.servers.keys().cloned().collect();
     open.iter().for_each(|name| player.close(name));
     let recording = player.stage.layer.take_recording().unwrap();
@@ -82,6 +91,8 @@ struct Player<'a> {
     world: World,
     moments: Vec<Moment>,
     servers: BTreeMap<String, (Served, NbdSession)>,
+    /// Seals while the story goes on.
+    sealer: Option<Child>,
     /// Of stamps and new names.
     counter: Stamp,
 }
@@ -130,10 +141,20 @@ impl Player<'_> {
             Step::Seal => self.moment("seal".into(), false, |player| {
                 player.silt(&["seal"]);
             }),
+            Step::SealBehind => {
+                self.await_sealer();
+                self.sealer = Some(silt_begun(&self.stage.store(), &["seal"]));
+            }
             Step::Grow { volume, sectors } => self.grow(&self.volume(*volume), *sectors),
             Step::Shrink { volume, blocks } => self.shrink(&self.volume(*volume), *blocks),
             Step::Rename(pick) => self.rename(*pick),
             Step::Remove(pick) => self.remove(*pick),
+        }
+    }
+
+    fn await_sealer(&mut self) {
+        if let Some(mut sealer) = self.sealer.take() {
+            assert!(sealer.wait().unwrap().success(), "the sealer failed");
         }
     }
 

@@ -61,6 +61,8 @@ pub(super) enum Step {
     Commit(Pick),
     Flatten(Pick),
     Seal,
+    /// By a process of its own, while the story goes on.
+    SealBehind,
     /// By so many sectors.
     Grow {
         volume: Pick,
@@ -120,7 +122,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => clone,
         1 => pick().prop_map(Step::Commit),
         1 => pick().prop_map(Step::Flatten),
-        4 => Just(Step::Seal),
+        2 => Just(Step::Seal),
+        2 => Just(Step::SealBehind),
         2 => grow,
         1 => shrink,
         1 => pick().prop_map(Step::Rename),
