@@ -51,6 +51,9 @@ impl Played {
         let sealed = Engine::open(store, CACHE_SIZE_BYTES).and_then(seal);
         sealed.map_err(|error| format!("cannot be sealed: {error:?}"))?;
         must_read(store, &left, "sealed")?;
+        if hidden(store).map_err(|error| format!("{error:?}"))? > 0 {
+            return Err("a state held for work that is gone is still held".into());
+        }
         must_be_sound(store, "sealed")
     }
 }
@@ -80,6 +83,12 @@ fn must_read(store: &Path, expected: &Disks, when: &str) -> Result<(), String> {
 fn volumes_of(store: &Path) -> Result<Vec<String>> {
     let volumes = Engine::open(store, CACHE_SIZE_BYTES)?.list()?.volumes;
     Ok(volumes.iter().map(|volume| volume.name.to_string()).collect())
+}
+
+/// Snapshots that hold a state for work in progress.
+fn hidden(store: &Path) -> Result<usize> {
+    let snapshots = Engine::open(store, CACHE_SIZE_BYTES)?.list()?.snapshots;
+    Ok(snapshots.iter().filter(|snapshot| !snapshot.is_shown()).count())
 }
 
 /// The bytes of everything that has a name and is shown.

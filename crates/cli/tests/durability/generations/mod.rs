@@ -32,7 +32,7 @@ const STATES: usize = 20_000;
 /// Of each story, in each of two models of the file system.
 const STATES_OF_STORY: usize = 250;
 /// The same where one seed is looked at.
-const STATES_OF_SEED: usize = 1_000;
+const STATES_OF_SEED: usize = 4 * STATES_OF_STORY;
 /// Stories that may be played for all the states; each gives some 500.
 const SEEDS_MAX: u64 = 80;
 
