@@ -15,9 +15,7 @@ const STATES: usize = 200;
 
 /// A volume that is written, kept while it is served, written on, and sealed.
 fn told() -> Option<(Beginning, Played)> {
-    let place = |at, len| Place { at, len };
-    let write = |at, len| Step::Write { volume: 0, place: place(at, len), fua: false };
-    let story = [
+    played(&[
         write(0, 64),
         Step::Flush(0),
         write(8, 64),
@@ -30,9 +28,16 @@ fn told() -> Option<(Beginning, Played)> {
         // Time in which what the last flush answered must be there.
         Step::Rename(0),
         Step::Close(0),
-    ];
+    ])
+}
+
+fn write(at: u64, len: u64) -> Step {
+    Step::Write { volume: 0, place: Place { at, len }, fua: false }
+}
+
+fn played(story: &[Step]) -> Option<(Beginning, Played)> {
     let beginning = Beginning::new();
-    let played = play(&beginning, &story)?;
+    let played = play(&beginning, story)?;
     Some((beginning, played))
 }
 
@@ -141,6 +146,23 @@ fn fuse_a_rotation_that_forgets_to_sync_the_frozen_delta_is_caught() {
             forgetting(recording, "snapshot", &made(recording, "snapshot", name, false))
         });
     }
+}
+
+/// What a killed server had written and not flushed becomes durable with the snapshot that has it.
+#[test]
+fn fuse_a_snapshot_that_forgets_to_sync_what_a_killed_server_left_is_caught() {
+    let story = [
+        write(0, 64),
+        Step::Flush(0),
+        write(8, 40),
+        Step::Kill(0),
+        Step::Snapshot(0),
+        Step::Rename(0),
+    ];
+    let Some(told) = played(&story) else { return };
+    must_be_found("the data of the killed server", &told, |recording| {
+        forgetting(recording, "snapshot", &made(recording, "snapshot", "data.000", false))
+    });
 }
 
 #[test]

@@ -114,7 +114,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => trim,
         3 => pick().prop_map(Step::Flush),
         1 => pick().prop_map(Step::Close),
-        1 => pick().prop_map(Step::Kill),
+        2 => pick().prop_map(Step::Kill),
     ];
     let command = prop_oneof![
         6 => pick().prop_map(Step::Snapshot),
