@@ -1,9 +1,9 @@
 //! Clones that are longer than what they begin from, and the file system on them.
 
-use crate::silt::{Silt, judge, pseudo_random};
-use serde_json::Value;
-use silt_testkit::nbd_client::NbdClient;
-use silt_volume::BlockDevice as _;
+use crate::{
+    silt::{Silt, judge, pseudo_random},
+    volumes::write,
+};
 use std::ffi::OsStr;
 
 const GIB: u64 = 1 << 30;
@@ -17,20 +17,6 @@ fn checked(silt: &Silt, disk: &str) -> u64 {
     let count = told.lines().find_map(|line| line.strip_prefix("Block count:")).unwrap();
     std::fs::remove_file(file).unwrap();
     count.trim().parse().unwrap()
-}
-
-/// What is in the store, apart from when it was made.
-fn listing(silt: &Silt) -> Value {
-    silt.json(&["ls"])
-}
-
-fn write(silt: &Silt, volume: &str, at: u64, bytes: &[u8]) {
-    let server = silt.serve(volume, &[]);
-    let client = NbdClient::connect(&server.socket).unwrap();
-    client.write_at(bytes, at).unwrap();
-    client.flush().unwrap();
-    drop(client);
-    server.stop();
 }
 
 #[test]
@@ -135,7 +121,7 @@ fn bad_lengths_of_clones_leave_nothing() {
     silt.small_image("image");
     silt.json(&["clone", "image", "vm"]);
     let size = silt.json(&["info", "image"])["size"].as_u64().unwrap();
-    let before = listing(&silt);
+    let before = silt.json(&["ls"]);
     for source in ["image", "vm"] {
         for bad in ["0", "4096", &(size - 1).to_string(), "17T", "16777217M", "-1", "many"] {
             silt.fails(6, &["clone", source, "other", &format!("--size={bad}")]);
@@ -144,6 +130,6 @@ fn bad_lengths_of_clones_leave_nothing() {
         silt.fails(6, &["clone", source, "other", "-n", "0", "--size", "1G"]);
     }
     silt.fails(3, &["clone", "nothing", "other", "--size", "1G"]);
-    assert_eq!(listing(&silt), before);
+    assert_eq!(silt.json(&["ls"]), before);
     silt.assert_verified();
 }

@@ -7,7 +7,7 @@ use silt_volume::BlockDevice as _;
 use std::fs;
 
 /// Serves a volume, writes `bytes` at `offset`, and ends the server.
-fn write(silt: &Silt, volume: &str, offset: u64, bytes: &[u8]) {
+pub(crate) fn write(silt: &Silt, volume: &str, offset: u64, bytes: &[u8]) {
     let server = silt.serve(volume, &[]);
     let client = NbdClient::connect(&server.socket).unwrap();
     client.write_at(bytes, offset).unwrap();

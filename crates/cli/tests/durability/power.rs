@@ -142,13 +142,14 @@ fn fuse_power_cuts_lose_no_answered_snapshot_rollback_or_clone_of_one() {
 }
 
 #[test]
-fn fuse_power_cuts_lose_no_answered_seal_commit_or_resize() {
+fn fuse_power_cuts_lose_no_answered_seal_commit_longer_clone_or_resize() {
     let props = Props::with_history();
     let commands = [
         "resize kept 2M",
         "snapshot kept@b",
         "seal parent",
         "commit kept made",
+        "clone used longer --size 3M",
         "flatten used",
         "resize long 1M --shrink",
         "seal",

@@ -224,6 +224,11 @@ fn fuse_many_clones_are_all_there_or_none_whatever_step_it_ends_at() {
 }
 
 #[test]
+fn fuse_a_longer_clone_is_whole_or_absent_whatever_step_it_ends_at() {
+    every_step_later("clone kept new --size 3M", 4);
+}
+
+#[test]
 fn fuse_a_commit_is_whole_or_absent_whatever_step_it_ends_at() {
     every_step_later("commit kept made", 4);
 }
