@@ -1,10 +1,11 @@
 //! Clones that are longer than what they begin from, and the file system on them.
 
 use crate::{
-    silt::{Silt, judge, pseudo_random},
+    silt::{Silt, judge, pseudo_random, wait_for, wait_for_end},
     volumes::write,
 };
-use std::ffi::OsStr;
+use silt_testkit::fault::every_file_of;
+use std::{ffi::OsStr, fs::File};
 
 const GIB: u64 = 1 << 30;
 
@@ -131,5 +132,31 @@ fn bad_lengths_of_clones_leave_nothing() {
     }
     silt.fails(3, &["clone", "nothing", "other", "--size", "1G"]);
     assert_eq!(silt.json(&["ls"]), before);
+    silt.assert_verified();
+}
+
+/// A clone that took long to seal had gone on from a snapshot that was removed meanwhile, and had no history at all.
+#[test]
+fn a_longer_clone_goes_on_from_what_is_left_of_its_history() {
+    let silt = Silt::new();
+    silt.small_image("image");
+    silt.json(&["clone", "image", "vm"]);
+    for (snapshot, round) in [("vm@a", 1), ("vm@b", 2)] {
+        write(&silt, "vm", 5 << 20, &pseudo_random(50_000, round));
+        silt.json(&["snapshot", snapshot]);
+    }
+    // Nobody can seal the deltas while this test has their locks.
+    let maps = every_file_of(&silt.store()).unwrap();
+    let maps = maps.iter().filter(|path| path.file_name().is_some_and(|name| name == "map.log"));
+    let locks: Vec<_> = maps.map(|path| File::open(path.parent().unwrap()).unwrap()).collect();
+    locks.iter().for_each(|lock| lock.lock().unwrap());
+    let mut clone = silt.command(&["clone", "vm", "longer", "--size", "1G"]).spawn().unwrap();
+    // The state that it holds is a snapshot that verification counts, and nobody else sees.
+    wait_for("the clone to hold a state", || silt.json(&["verify"])["snapshots"] == 3);
+    silt.json(&["rm", "vm@b"]);
+    drop(locks);
+    assert!(wait_for_end(&mut clone).success());
+    let history = silt.json(&["log", "longer"]);
+    assert_eq!((&history[0]["name"], &history[0]["parent"]), (&"longer".into(), &"vm@a".into()));
     silt.assert_verified();
 }

@@ -61,14 +61,14 @@ impl Engine {
                 return Err(Error::invalid(message));
             }
             let (base, file_system) = self.lengthen(&ingest, state.disk, size_bytes)?;
-            let beginning = Beginning {
-                base,
-                size_bytes,
-                frozen: Vec::new(),
-                head: state.head,
-                volume: state.volume,
-            };
             let volumes = ingest.publish("cannot publish the volume", Vec::new(), |change| {
+                let beginning = Beginning {
+                    base,
+                    size_bytes,
+                    frozen: Vec::new(),
+                    head: state.head_in(change)?,
+                    volume: state.volume,
+                };
                 state.release_in(change)?;
                 publish(change, request, &beginning)
             })?;

@@ -10,14 +10,24 @@ use silt_types::{DiskId, DiskName, Name, Progress, Result, SnapshotId, VolumeId}
 /// A sealed disk, and where it comes from.
 pub(crate) struct SealedState {
     pub(crate) disk: DiskId,
-    /// The snapshot that a volume made of it goes on from.
-    pub(crate) head: Option<SnapshotId>,
     /// The volume it was.
     pub(crate) volume: Option<VolumeId>,
+    /// The snapshot it was.
+    snapshot: Option<SnapshotId>,
     passing: Option<(SnapshotRecord, Lease)>,
 }
 
 impl SealedState {
+    /// The snapshot that a volume made of it goes on from, as the transaction that publishes it has it: those before it may
+    /// have been removed while it was sealed. To be asked before it is let go of; `NotFound` if it was removed itself.
+    pub(crate) fn head_in(&self, change: &Change<'_>) -> Result<Option<SnapshotId>> {
+        match (&self.passing, self.snapshot) {
+            (Some((passing, _)), _) => Ok(change.snapshot(passing.id)?.parent),
+            (None, Some(snapshot)) => Ok(Some(change.snapshot(snapshot)?.id)),
+            (None, None) => Ok(None),
+        }
+    }
+
     /// Lets go of it in the transaction that publishes what was made of it.
     pub(crate) fn release_in(&self, change: &mut Change<'_>) -> Result<()> {
         match &self.passing {
@@ -38,12 +48,12 @@ impl Engine {
     ) -> Result<T> {
         match self.find(source)? {
             Named::Image(image) => {
-                make(&SealedState { disk: image.disk, head: None, volume: None, passing: None })
+                make(&SealedState { disk: image.disk, volume: None, snapshot: None, passing: None })
             }
             Named::Snapshot(snapshot) => make(&SealedState {
                 disk: self.seal_snapshot(&snapshot, progress)?,
-                head: Some(snapshot.id),
                 volume: Some(snapshot.volume),
+                snapshot: Some(snapshot.id),
                 passing: None,
             }),
             Named::Volume(volume) => {
@@ -63,8 +73,8 @@ impl Engine {
                 let made = self.seal_snapshot(&passing, progress).and_then(|disk| {
                     make(&SealedState {
                         disk,
-                        head: passing.parent,
                         volume: Some(volume.id),
+                        snapshot: None,
                         passing: Some((passing.clone(), lease)),
                     })
                 });
