@@ -213,3 +213,37 @@ fn a_damaged_delta_keeps_no_other_from_being_sealed() {
     assert_eq!(silt.json(&["seal"])["deltas"], 1);
     silt.assert_verified();
 }
+
+/// The seal ended at a delta that was not there, and what was behind it stayed in deltas.
+#[test]
+fn a_missing_delta_keeps_no_other_from_being_sealed() {
+    let silt = Silt::new();
+    silt.small_image("image");
+    let deltas = || {
+        let all = every_file_of(&silt.store()).unwrap();
+        let maps = all.iter().filter(|path| path.file_name().is_some_and(|name| name == "map.log"));
+        maps.map(|path| path.parent().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let mut missing = Vec::new();
+    for volume in ["a", "b", "c"] {
+        missing = deltas();
+        silt.json(&["clone", "image", volume]);
+        let server = silt.serve(volume, &[]);
+        let client = NbdClient::connect(&server.socket).unwrap();
+        client.write_at(&pseudo_random(50_000, 1), 5 << 20).unwrap();
+        drop(client);
+        server.stop();
+        silt.json(&["snapshot", &format!("{volume}@x")]);
+    }
+    // Those of all but the last volume.
+    assert_eq!((missing.len(), deltas().len()), (2, 3));
+    let aside: Vec<_> = (0..2).map(|at| silt.path(format!("aside-{at}"))).collect();
+    let pairs = || missing.iter().zip(&aside);
+    pairs().for_each(|(folder, aside)| std::fs::rename(folder, aside).unwrap());
+    let message = silt.fails(10, &["seal"]);
+    assert!(message.contains("No such file"), "{message}");
+    assert!(!silt.json(&["info", "c@x"])["disk_id"].is_null(), "c@x was left, too");
+    pairs().for_each(|(folder, aside)| std::fs::rename(aside, folder).unwrap());
+    assert_eq!(silt.json(&["seal"])["deltas"], 2);
+    silt.assert_verified();
+}

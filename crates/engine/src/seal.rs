@@ -17,7 +17,7 @@ use silt_types::{
 };
 use silt_volume::{DeltaReader, SealCounts, SealParts, seal};
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     fs::{File, TryLockError},
     io,
     ops::AddAssign as _,
@@ -60,8 +60,8 @@ impl Pair {
 
 impl Engine {
     /// Seals everything that is frozen of a volume and its snapshots, or of all volumes. Reads what the deltas hold, once;
-    /// bounded memory. `NoSpace` leaves everything as it is, to be sealed later; a damaged delta is left, and all others are
-    /// sealed, before it is reported as `Corrupt`.
+    /// bounded memory. `NoSpace` leaves everything as it is, to be sealed later; a delta that is damaged, or cannot be read,
+    /// is left, and all others are sealed, before the first of them is reported.
     pub fn seal(
         &self,
         volume: Option<&Name>,
@@ -71,23 +71,24 @@ impl Engine {
         let volume = volume.map(|name| self.find_volume(name)).transpose()?;
         self.remove_passing_leftovers()?;
         let mut report = SealReport::default();
-        let mut damaged: HashMap<Pair, Error> = HashMap::new();
+        let (mut left, mut first) = (HashSet::new(), None);
         loop {
             let pairs = pairs_of(&self.list()?, volume.as_ref().map(|volume| volume.id));
             let mut done = false;
             for pair in pairs {
-                if damaged.contains_key(&pair) {
+                if left.contains(&pair) {
                     continue;
                 }
                 match self.seal_pair(&pair, contended, progress, &mut report) {
-                    Err(error) if error.kind() == ErrorKind::Corrupt => {
-                        damaged.insert(pair, error);
+                    Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Io) => {
+                        left.insert(pair);
+                        first.get_or_insert(error);
                     }
                     other => done |= other?,
                 }
             }
             if !done {
-                return damaged.into_values().next().map_or(Ok(report), Err);
+                return first.map_or(Ok(report), Err);
             }
         }
     }
