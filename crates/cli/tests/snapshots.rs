@@ -668,3 +668,30 @@ fn a_history_tells_what_each_state_holds_of_its_own_served_or_not() {
     let text = silt.ok(&["log", "vm"]);
     assert!(text.lines().nth(1).unwrap().starts_with("* vm "), "{text}");
 }
+
+/// A snapshot that went between the look at the catalog and the one at its disk had made `log` fail.
+#[test]
+fn a_history_can_be_looked_at_while_snapshots_go() {
+    let (silt, mut disk) = furnished();
+    let names: Vec<_> = (10..50).map(|number| format!("vm@{number}")).collect();
+    for (round, name) in (1..).zip(&names) {
+        if round % 8 == 1 {
+            write(&silt, "vm", &mut disk, round);
+        }
+        silt.json(&["snapshot", name]);
+    }
+    let looks = std::thread::scope(|scope| {
+        let changes = scope.spawn(|| {
+            // The newest first: a look comes to them last.
+            names.iter().rev().for_each(|name| drop(silt.json(&["rm", name])));
+        });
+        let mut looks = 0;
+        while !changes.is_finished() {
+            let history = silt.json(&["log", "vm"]);
+            assert_eq!(history[0]["name"], "vm", "{history:#}");
+            looks += 1;
+        }
+        looks
+    });
+    assert!(looks > 0);
+}

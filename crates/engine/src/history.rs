@@ -6,10 +6,13 @@
 use crate::engine::Engine;
 use silt_store::{Listing, Named, SnapshotPurpose, SnapshotRecord, VolumeRecord};
 use silt_types::{
-    BLOCK_SIZE_BYTES, BlockRange, DiskId, DiskName, Name, Result, SnapshotId, VolumeId,
+    BLOCK_SIZE_BYTES, BlockRange, DiskId, DiskName, ErrorKind, Name, Result, SnapshotId, VolumeId,
 };
 use silt_volume::{Volume, VolumePair};
 use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// Times that a history is looked at anew because a state of it was removed, or renamed, meanwhile.
+const CHANGED_MEANWHILE_MAX: u32 = 10;
 
 /// What a state in a history is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +61,22 @@ pub struct Held {
 impl Engine {
     /// The history of a volume, served or not, each state behind the one it went on from, otherwise by age. Reads no content:
     /// it costs a walk over the map of the first state, then for each what differs from the one before.
+    ///
+    /// One that changes while it is looked at is looked at anew.
     pub fn history(&self, volume: &Name) -> Result<Vec<HistoryState>> {
+        for _ in 0..CHANGED_MEANWHILE_MAX {
+            let before = self.store.last_change()?;
+            match self.history_now(volume) {
+                Err(error)
+                    if error.kind() == ErrorKind::NotFound
+                        && self.store.last_change()? != before => {}
+                other => return other,
+            }
+        }
+        self.history_now(volume)
+    }
+
+    fn history_now(&self, volume: &Name) -> Result<Vec<HistoryState>> {
         let volume = self.find_volume(volume)?;
         let listing = self.list()?;
         let mut states = Graph::of(&listing, &volume).in_order();
