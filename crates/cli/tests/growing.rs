@@ -122,6 +122,7 @@ fn bad_lengths_of_clones_leave_nothing() {
     silt.small_image("image");
     silt.json(&["clone", "image", "vm"]);
     let size = silt.json(&["info", "image"])["size"].as_u64().unwrap();
+    write(&silt, "vm", 8192, &[1; 512]);
     let before = silt.json(&["ls"]);
     for source in ["image", "vm"] {
         for bad in ["0", "4096", &(size - 1).to_string(), "17T", "16777217M", "-1", "many"] {
@@ -132,6 +133,7 @@ fn bad_lengths_of_clones_leave_nothing() {
     }
     silt.fails(3, &["clone", "nothing", "other", "--size", "1G"]);
     assert_eq!(silt.json(&["ls"]), before);
+    assert_eq!(silt.json(&["info", "vm"])["frozen_deltas"], 0);
     silt.assert_verified();
 }
 

@@ -10,7 +10,7 @@ use crate::{
     resize::must_be_a_size,
 };
 use silt_ext4::growth::{Growth, grow};
-use silt_store::{ChunkKind, ChunkSink, Compression, Ingest, VolumeRecord};
+use silt_store::{ChunkKind, ChunkSink, Compression, Ingest, Named, VolumeRecord};
 use silt_types::{
     BLOCK_SIZE_BYTES, BlockRange, CHUNK_BLOCKS_MAX, DiskId, Error, ErrorKind, Progress, Result,
     format_size, is_zero,
@@ -53,13 +53,16 @@ impl Engine {
         for name in &request.volumes {
             silt_image::refuse_taken_name(&self.store, name, false)?;
         }
+        // Before anything is frozen for it; what is held decides.
+        let size_now = match self.find(&request.source)? {
+            Named::Image(image) => image.disk.size_bytes,
+            Named::Snapshot(snapshot) => snapshot.size_bytes,
+            Named::Volume(volume) => volume.size_bytes,
+        };
+        must_not_be_shorter(request, size_bytes, size_now)?;
         self.with_sealed_state(&request.source, progress, |state| {
+            must_not_be_shorter(request, size_bytes, state.disk.size_bytes)?;
             let ingest = self.store.ingest(Compression::default())?;
-            if size_bytes < state.disk.size_bytes {
-                let (source, now) = (&request.source, format_size(state.disk.size_bytes));
-                let message = format!("{source} has {now}: a clone of it cannot be shorter");
-                return Err(Error::invalid(message));
-            }
             let (base, file_system) = self.lengthen(&ingest, state.disk, size_bytes)?;
             let volumes = ingest.publish("cannot publish the volume", Vec::new(), |change| {
                 let beginning = Beginning {
@@ -102,6 +105,14 @@ impl Engine {
             update_map(&self.store, ingest, disk, size_bytes, changes.into_iter().map(Ok))?;
         Ok((longer, file_system))
     }
+}
+
+fn must_not_be_shorter(request: &CloneRequest, size_bytes: u64, size_now: u64) -> Result<()> {
+    if size_bytes >= size_now {
+        return Ok(());
+    }
+    let (source, now) = (&request.source, format_size(size_now));
+    Err(Error::invalid(format!("{source} has {now}: a clone of it cannot be shorter")))
 }
 
 /// Blocks, ascending, on their way into chunks and a map.

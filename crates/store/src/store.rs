@@ -290,20 +290,21 @@ fn make_file(path: &Path, len: u64) -> Result<()> {
     whole.context(|| format!("cannot make {}", path.display()))
 }
 
+/// Under the lock of [`create`], so what is there under the passing name was left by a process that was killed.
 fn publish_store_file(paths: &StorePaths) -> Result<()> {
     let about = StoreFile { id: durability::random_bytes()?, domain_secret: [0; 32] };
-    let temp = paths.root().join(format!("store.{}.tmp", PackId::from_bytes(about.id)));
-    let mut file = durability::create_file(&temp)?;
-    let linked = (|| {
-        file.write_all(&about.encode())?;
-        file.sync_all()?;
-        match fs::hard_link(&temp, paths.store_file()) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()), // Somebody else was first.
-            other => other,
-        }
-    })();
+    let (file, temp) = (paths.store_file(), paths.root().join("store.tmp"));
     let _ = fs::remove_file(&temp);
-    linked.context(|| format!("cannot make {}", paths.store_file().display()))?;
+    let published = (|| {
+        let mut made = durability::create_file(&temp)?;
+        let written = made.write_all(&about.encode()).and_then(|()| made.sync_all());
+        written.context(|| format!("cannot write {}", temp.display()))?;
+        fs::rename(&temp, &file).context(|| format!("cannot make {}", file.display()))
+    })();
+    if published.is_err() {
+        let _ = fs::remove_file(&temp);
+    }
+    published?;
     durability::sync_dir(paths.root())
 }
 

@@ -176,6 +176,17 @@ fn everything_is_private_whatever_the_umask() {
     assert_eq!(fs::metadata(&root).unwrap().permissions().mode() & 0o777, 0o700);
 }
 
+/// A build that was killed while it made the store left the file that says so under its passing name for good.
+#[test]
+fn what_a_killed_process_left_of_a_new_store_is_gone_once_it_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("store.tmp"), "SILT").unwrap();
+    drop(Store::open_or_create(dir.path(), CACHE).unwrap());
+    let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    let left: Vec<_> = names.filter(|name| name.to_string_lossy().ends_with(".tmp")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
 #[test]
 fn a_folder_with_other_things_in_it_is_not_made_a_store() {
     let dir = tempfile::tempdir().unwrap();
