@@ -83,7 +83,18 @@ pub(super) fn story(seed: u64) -> Vec<Step> {
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
-    vec(step(), STEPS).new_tree(&mut runner).unwrap().current()
+    let pieces = prop_oneof![9 => step().prop_map(|step| vec![step]), 1 => left_behind()];
+    vec(pieces, STEPS).new_tree(&mut runner).unwrap().current().concat()
+}
+
+/// Blocks that were flushed are written again, a killed server leaves them so, and then they are frozen.
+fn left_behind() -> impl Strategy<Value = Vec<Step>> {
+    let freeze = |volume| prop_oneof![Just(Step::Snapshot(volume)), Just(Step::Flatten(volume))];
+    let all = any::<Pick>().prop_flat_map(move |volume| (Just(volume), place(), freeze(volume)));
+    all.prop_map(|(volume, place, freeze)| {
+        let write = Step::Write { volume, place, fua: false };
+        vec![write.clone(), Step::Flush(volume), write, Step::Kill(volume), freeze]
+    })
 }
 
 fn place() -> impl Strategy<Value = Place> {
