@@ -1,11 +1,56 @@
 //! `silt export`: the exact bytes, to whatever takes them.
 
 use crate::silt::{Ran, Silt, pseudo_random};
+use silt_engine::{Engine, ExportFormat};
+use silt_types::Progress;
 use std::{
     fs,
     os::unix::fs::{MetadataExt as _, symlink},
     process::{Command, Stdio},
+    sync::atomic::{AtomicU64, Ordering::SeqCst},
 };
+
+/// What was begun last, and how much of it is done.
+#[derive(Default)]
+struct Heard {
+    total: AtomicU64,
+    done: AtomicU64,
+}
+
+impl Progress for Heard {
+    fn begin(&self, _task: &'static str, total_bytes: u64) {
+        self.total.store(total_bytes, SeqCst);
+        self.done.store(0, SeqCst);
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.done.fetch_add(bytes, SeqCst);
+    }
+}
+
+/// A bar counted what was written and not the holes, so that of a sparse disk it ended where it began.
+#[test]
+fn progress_ends_with_the_work_however_sparse_the_disk() {
+    let silt = Silt::new();
+    let dir = silt.small_tree("tree");
+    silt.json(&["build", dir.to_str().unwrap(), "image", "--size", "3G"]);
+    silt.json(&["clone", "image", "volume"]);
+    crate::volumes::write(&silt, "volume", 2 << 30, &pseudo_random(10_000, 1));
+    let engine = Engine::open(&silt.store(), 1 << 20).unwrap();
+    let (image, volume) = ("image".parse().unwrap(), "volume".parse().unwrap());
+    let ends = |what: &str, heard: &Heard| {
+        let (total, done) = (heard.total.load(SeqCst), heard.done.load(SeqCst));
+        assert!(total > 0 && total == done, "{what}: {done} of {total}");
+    };
+    for format in [ExportFormat::Raw, ExportFormat::Qcow2] {
+        let heard = Heard::default();
+        engine.export_file(&volume, &silt.path("file"), format, &heard).unwrap();
+        ends(&format!("{format:?}"), &heard);
+    }
+    let heard = Heard::default();
+    engine.export_changes(&volume, &image, &silt.path("file"), &heard).unwrap();
+    ends("changes", &heard);
+}
 
 #[test]
 fn a_file_is_exact_and_sparse_and_a_stream_is_the_same() {

@@ -69,7 +69,7 @@ impl Engine {
         let size_bytes = disk.volume.geometry().size_bytes;
         let (replacement, file) = Replacement::create(path)?;
         progress.begin("exporting", size_bytes);
-        let runs = DataRuns::new(&disk.volume);
+        let runs = DataRuns::new(&disk.volume, progress);
         let bytes_written = match format {
             ExportFormat::Raw => {
                 let file = RawFile::new(file, size_bytes, path)?;

@@ -1,6 +1,6 @@
 //! What is exported of a disk, cut into pieces of work: runs of bytes, ascending, gathered by the window they lie in.
 
-use silt_types::Result;
+use silt_types::{Progress, Result};
 use silt_volume::{BlockDevice as _, BlockStatus, Volume};
 use std::{ops::Range, vec};
 
@@ -65,16 +65,17 @@ impl<I: Iterator<Item = Result<Range<u64>>>> Iterator for Pieces<I> {
 }
 
 /// The runs of a disk that some layer of it holds as data; they may hold zeros too. What lies between them is passed over
-/// in time that does not depend on its length.
+/// in time that does not depend on its length, and told as done.
 pub(super) struct DataRuns<'a> {
     volume: &'a Volume,
+    progress: &'a dyn Progress,
     at: u64,
     ahead: vec::IntoIter<BlockStatus>,
 }
 
 impl<'a> DataRuns<'a> {
-    pub(super) fn new(volume: &'a Volume) -> DataRuns<'a> {
-        DataRuns { volume, at: 0, ahead: Vec::new().into_iter() }
+    pub(super) fn new(volume: &'a Volume, progress: &'a dyn Progress) -> DataRuns<'a> {
+        DataRuns { volume, progress, at: 0, ahead: Vec::new().into_iter() }
     }
 }
 
@@ -90,6 +91,7 @@ impl Iterator for DataRuns<'_> {
                 if !run.zero {
                     return Some(Ok(start..self.at));
                 }
+                self.progress.advance(run.len_bytes);
             } else if self.at >= size {
                 return None;
             } else {
