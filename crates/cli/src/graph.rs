@@ -52,10 +52,8 @@ fn parting(to: usize, from: usize, columns: usize) -> String {
     for column in from + 1..columns {
         (line[2 * column], line[2 * column - 1]) = (' ', '/');
     }
-    if from > to + 1 {
-        for between in to + 1..from {
-            line[2 * between] = '|';
-        }
+    for between in to + 1..from {
+        line[2 * between] = '|';
     }
     line.into_iter().collect()
 }

@@ -1,9 +1,6 @@
 //! Cloning: new volumes on what another disk holds now, at the cost of a record each.
 
-use crate::{
-    engine::{Engine, now_ns},
-    freeze::apply_in,
-};
+use crate::engine::{Engine, now_ns};
 use silt_store::{Change, FrozenDelta, Named, VolumeRecord};
 use silt_sys::durability::random_bytes;
 use silt_types::{DeltaId, DiskId, DiskName, Error, Name, Result, SnapshotId, VolumeId};
@@ -70,33 +67,19 @@ impl Engine {
                 };
                 publish(change, request, &beginning)
             }),
-            Named::Volume(volume) => self.clone_volume(request, &volume),
+            Named::Volume(volume) => {
+                self.freeze_and_publish(&volume, "cannot publish the volume", |change, volume| {
+                    let beginning = Beginning {
+                        base: volume.base,
+                        size_bytes: volume.size_bytes,
+                        frozen: volume.frozen,
+                        head: volume.head,
+                        volume: Some(volume.id),
+                    };
+                    publish(change, request, &beginning)
+                })
+            }
         }
-    }
-
-    fn clone_volume(
-        &self,
-        request: &CloneRequest,
-        volume: &VolumeRecord,
-    ) -> Result<Vec<VolumeRecord>> {
-        let (turn, frozen) = self.freeze_with_room(volume)?;
-        let published = self.store.change("cannot publish the volume", |change| {
-            let volume = apply_in(change, volume, &frozen)?;
-            let beginning = Beginning {
-                base: volume.base,
-                size_bytes: volume.size_bytes,
-                frozen: volume.frozen,
-                head: volume.head,
-                volume: Some(volume.id),
-            };
-            publish(change, request, &beginning)
-        });
-        if published.is_err() {
-            // What was frozen stays so, and the catalog says it if it can.
-            let _ = self.follow(volume, &frozen);
-        }
-        drop(turn);
-        published
     }
 }
 

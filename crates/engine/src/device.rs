@@ -13,8 +13,8 @@ use std::{
     sync::Arc,
 };
 
-/// How often a delta may become a part of its base while it is being opened: there are at most eight.
-const SEALED_MEANWHILE_MAX: u32 = 10;
+/// How often what is looked at may change meanwhile: a volume that is being opened has at most eight deltas to be sealed.
+const CHANGED_MEANWHILE_MAX: u32 = 10;
 
 /// A disk that is open, and kept from others as far as that is needed.
 pub(crate) struct OpenDisk {
@@ -45,16 +45,24 @@ impl Engine {
     /// A delta may become a part of its base, and be gone, between a look at the catalog and opening it: then what is there
     /// seems damaged or missing, and another look finds the base. `open` looks at the catalog each time.
     pub(crate) fn while_deltas_are_sealed<T>(&self, open: impl Fn() -> Result<T>) -> Result<T> {
-        for _ in 0..SEALED_MEANWHILE_MAX {
+        self.while_it_changes(&[ErrorKind::Io, ErrorKind::Corrupt], open)
+    }
+
+    /// Looks again after an error of these kinds, if the catalog has changed since the look began.
+    pub(crate) fn while_it_changes<T>(
+        &self,
+        kinds: &[ErrorKind],
+        look: impl Fn() -> Result<T>,
+    ) -> Result<T> {
+        for _ in 0..CHANGED_MEANWHILE_MAX {
             let before = self.store.last_change()?;
-            match open() {
+            match look() {
                 Err(error)
-                    if matches!(error.kind(), ErrorKind::Io | ErrorKind::Corrupt)
-                        && self.store.last_change()? != before => {}
+                    if kinds.contains(&error.kind()) && self.store.last_change()? != before => {}
                 other => return other,
             }
         }
-        open()
+        look()
     }
 
     /// A volume as it is now, without writing to its delta; right only while nobody else does.

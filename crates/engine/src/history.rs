@@ -11,9 +11,6 @@ use silt_types::{
 use silt_volume::{Volume, VolumePair};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// Times that a history is looked at anew because a state of it was removed, or renamed, meanwhile.
-const CHANGED_MEANWHILE_MAX: u32 = 10;
-
 /// What a state in a history is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StateKind {
@@ -62,18 +59,9 @@ impl Engine {
     /// The history of a volume, served or not, each state behind the one it went on from, otherwise by age. Reads no content:
     /// it costs a walk over the map of the first state, then for each what differs from the one before.
     ///
-    /// One that changes while it is looked at is looked at anew.
+    /// One of which a state goes while it is looked at is looked at anew.
     pub fn history(&self, volume: &Name) -> Result<Vec<HistoryState>> {
-        for _ in 0..CHANGED_MEANWHILE_MAX {
-            let before = self.store.last_change()?;
-            match self.history_now(volume) {
-                Err(error)
-                    if error.kind() == ErrorKind::NotFound
-                        && self.store.last_change()? != before => {}
-                other => return other,
-            }
-        }
-        self.history_now(volume)
+        self.while_it_changes(&[ErrorKind::NotFound], || self.history_now(volume))
     }
 
     fn history_now(&self, volume: &Name) -> Result<Vec<HistoryState>> {

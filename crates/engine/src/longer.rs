@@ -29,7 +29,7 @@ pub struct LongerClones {
 /// What became of the file system on a disk that was made longer.
 #[derive(Debug)]
 pub enum FileSystem {
-    /// It is as long as the disk.
+    /// It is as long as the disk, but for an end that is too short for a group.
     Grown(Growth),
     /// It is what it was, for this reason: there is none, or it is one that only its own tools can grow. What was added to
     /// the disk reads as zero.
@@ -40,8 +40,7 @@ impl Engine {
     /// [`Engine::clone_disk`], with disks of `size_bytes`: at least the length of the source, at most 16 TiB, `Invalid`
     /// otherwise. An ext4 of ours on them is grown, if it was cleanly unmounted; `Corrupt` if it is damaged.
     ///
-    /// Seals what was written since the base of the source. Then costs some of the blocks of the file system's new metadata,
-    /// about half a block for each new 128 MiB, and a transaction.
+    /// Seals what was written since the base of the source. Then costs what [`grow`] does, stored as chunks, and a transaction.
     pub fn clone_longer(
         &self,
         request: &CloneRequest,

@@ -3,7 +3,7 @@
 //! What a volume holds is frozen under a passing snapshot, which goes in the transaction that publishes what was made, or
 //! with the lease of a process that was killed.
 
-use crate::{engine::Engine, freeze::apply_in, snapshot::keep};
+use crate::{engine::Engine, snapshot::keep};
 use silt_store::{Change, Lease, Named, SnapshotPurpose, SnapshotRecord};
 use silt_types::{DiskId, DiskName, Name, Progress, Result, SnapshotId, VolumeId};
 
@@ -59,17 +59,10 @@ impl Engine {
             Named::Volume(volume) => {
                 let lease = self.store.lease()?;
                 let name: Name = lease.id().to_string().parse()?;
-                let (turn, frozen) = self.freeze_with_room(&volume)?;
-                let held = self.store.change("cannot hold the state of the volume", |change| {
-                    let volume = apply_in(change, &volume, &frozen)?;
-                    keep(change, volume, name.clone(), SnapshotPurpose::Passing)
-                });
-                if held.is_err() {
-                    // What was frozen stays so, and the catalog says it if it can.
-                    let _ = self.follow(&volume, &frozen);
-                }
-                drop(turn);
-                let passing = held?;
+                let doing = "cannot hold the state of the volume";
+                let passing = self.freeze_and_publish(&volume, doing, |change, volume| {
+                    keep(change, volume, name, SnapshotPurpose::Passing)
+                })?;
                 let made = self.seal_snapshot(&passing, progress).and_then(|disk| {
                     make(&SealedState {
                         disk,

@@ -23,16 +23,28 @@ impl Engine {
         };
         let volume = self.find_volume(&name.name)?;
         self.refuse_taken_snapshot(name)?;
-        let (turn, frozen) = self.freeze_with_room(&volume)?;
-        let published = self.store.change("cannot publish the snapshot", |change| {
-            let volume = apply_in(change, &volume, &frozen)?;
+        self.freeze_and_publish(&volume, "cannot publish the snapshot", |change, volume| {
             keep(change, volume, snapshot.clone(), SnapshotPurpose::Asked)
+        })
+    }
+
+    /// Freezes what a volume holds, and in the transaction that lets the catalog follow publishes something of it: `publish`
+    /// is given the record as it is then, all of it frozen.
+    pub(crate) fn freeze_and_publish<T>(
+        &self,
+        volume: &VolumeRecord,
+        doing: &str,
+        publish: impl FnOnce(&mut Change<'_>, VolumeRecord) -> Result<T>,
+    ) -> Result<T> {
+        let (_turn, frozen) = self.freeze_with_room(volume)?;
+        let published = self.store.change(doing, |change| {
+            let volume = apply_in(change, volume, &frozen)?;
+            publish(change, volume)
         });
         if published.is_err() {
             // What was frozen stays so, and the catalog says it if it can.
-            let _ = self.follow(&volume, &frozen);
+            let _ = self.follow(volume, &frozen);
         }
-        drop(turn);
         published
     }
 

@@ -9,7 +9,8 @@ use roaring::RoaringBitmap;
 use silt_types::{BLOCK_SIZE_BYTES, Result};
 use std::sync::Arc;
 
-/// Blocks that are looked at one by one before the end of a run is searched for: few reads are longer, and for them this is faster.
+/// Blocks that are looked at one by one before the end of a run is searched for: few reads are longer, and for them this is
+/// faster.
 const BLOCKS_STEPPED: u64 = 64;
 
 /// What a disk is made of at a moment.
