@@ -13,7 +13,8 @@
 #![allow(clippy::print_stdout)]
 
 use silt_engine::{
-    BuildRequest, CloneRequest, Compression, Contended, Engine, Listen, Serving, StopSignal,
+    BuildRequest, CloneRequest, Compression, Contended, Engine, ExportAddress, Listen, Serving,
+    StopSignal,
 };
 use silt_testkit::nbd_client::NbdClient;
 use silt_types::{Error, NoProgress, Result};
@@ -55,8 +56,8 @@ fn main() -> Result<()> {
     let count: u32 = arguments.get(1).and_then(|text| text.parse().ok()).unwrap_or(100);
     let engine = furnished(&store)?;
     let socket = store.join("run/nbd");
-    let serving =
-        Serving { name: "vm".parse()?, listen: Listen::Unix(socket.clone()), read_only: false };
+    let exports = vec![ExportAddress::Nbd(Listen::Unix(socket.clone()))];
+    let serving = Serving { name: "vm".parse()?, exports, read_only: false };
     let (stop, over) = (StopSignal::new()?, AtomicBool::new(false));
     let (ready, is_ready) = mpsc::channel();
     thread::scope(|scope| {

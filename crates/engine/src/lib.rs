@@ -37,7 +37,7 @@ pub use resize::ResizeRequest;
 pub use rollback::{RollbackRequest, RolledBack};
 pub use seal::{Contended, SealReport};
 pub use serve::{Served, Serving};
-pub use silt_export::{StopSignal, nbd::Listen};
+pub use silt_export::{ExportAddress, StopSignal, nbd::Listen};
 pub use silt_ext4::growth::Growth;
 pub use silt_ext4::reader::{Aspect, Aspects, Change, InodeKind};
 pub use silt_image::{BuiltImage, Owner};

@@ -6,23 +6,20 @@ use crate::{
     engine::Engine,
     remove::remove_folder,
 };
-use silt_export::{
-    StopSignal,
-    nbd::{Listen, Server},
-};
+use silt_export::{Export, ExportAddress, StopSignal};
 use silt_store::{Named, StorePaths, VolumeRecord};
 use silt_sys::durability::create_dir;
 use silt_types::{Context as _, DiskName, Error, Name, Result};
-use silt_volume::{BlockDevice as _, Geometry, VolumeLock};
-use std::{path::PathBuf, sync::Arc};
+use silt_volume::{BlockDevice as _, Geometry, Volume, VolumeLock};
+use std::{path::PathBuf, sync::Arc, thread};
 
 /// What to serve, and how.
 #[derive(Clone, Debug)]
 pub struct Serving {
     /// The volume; an image or a snapshot too where `read_only` is set.
     pub name: DiskName,
-    /// Where clients connect, with NBD.
-    pub listen: Listen,
+    /// Where clients find it: one place, or several where `read_only` is set.
+    pub exports: Vec<ExportAddress>,
     /// Whether writes are refused. Several processes may serve a volume that nobody writes.
     pub read_only: bool,
 }
@@ -30,8 +27,8 @@ pub struct Serving {
 /// A disk that is being served.
 #[derive(Clone, Debug)]
 pub struct Served {
-    /// Where, with the port that was found for port 0.
-    pub address: Listen,
+    /// Where, with what was left to choose filled in.
+    pub exports: Vec<ExportAddress>,
     /// What.
     pub geometry: Geometry,
 }
@@ -45,10 +42,13 @@ impl Engine {
         stop: &StopSignal,
         ready: impl FnOnce(&Served),
     ) -> Result<()> {
+        must_fit_together(serving)?;
         let (disk, written) = self.open_to_serve(serving)?;
-        let server = Server::bind(&serving.listen)?;
-        if let Some(lock) = &disk.lock {
-            lock.note(&format!("{} {}", std::process::id(), server.address()))?;
+        let exports =
+            serving.exports.iter().map(ExportAddress::bind).collect::<Result<Vec<_>>>()?;
+        let addresses: Vec<_> = exports.iter().map(|export| export.address()).collect();
+        if let (Some(lock), Some(first)) = (&disk.lock, addresses.first()) {
+            lock.note(&format!("{} {first}", std::process::id()))?;
         }
         let volume = Arc::new(disk.volume);
         let control = written.map(|record| {
@@ -56,8 +56,8 @@ impl Engine {
             ControlServer::start(ServedVolume::new(volume.clone(), paths, record))
         });
         let control = control.transpose()?;
-        ready(&Served { address: server.address().clone(), geometry: volume.geometry() });
-        let served = server.run(volume.clone(), stop);
+        ready(&Served { exports: addresses, geometry: volume.geometry() });
+        let served = run_all(&exports, &volume, stop);
         drop(control);
         let closed = volume.close();
         if let Some(lock) = &disk.lock {
@@ -94,6 +94,39 @@ impl Engine {
             }
         }
     }
+}
+
+/// Clients of several exports would each have a cache that knows nothing of the others' writes.
+fn must_fit_together(serving: &Serving) -> Result<()> {
+    match serving.exports.len() {
+        0 => Err(Error::invalid(format!("{} is to be served nowhere", serving.name))),
+        1 => Ok(()),
+        _ if serving.read_only => Ok(()),
+        several => Err(Error::invalid(format!(
+            "{} cannot be served in {several} places at once, since it may be written: use --read-only",
+            serving.name
+        ))),
+    }
+}
+
+/// Runs every export until `stop` is given or one of them fails, which ends all.
+fn run_all(exports: &[Box<dyn Export>], volume: &Arc<Volume>, stop: &StopSignal) -> Result<()> {
+    let run = |export: &dyn Export| {
+        let ended = export.run(volume.clone(), stop);
+        stop.trigger();
+        ended
+    };
+    thread::scope(|scope| {
+        let (first, others) = exports.split_first().expect("checked before anything was opened");
+        let others: Vec<_> =
+            others.iter().map(|export| scope.spawn(|| run(export.as_ref()))).collect();
+        let mut ended = run(first.as_ref());
+        for other in others {
+            let other = other.join().map_err(|_| Error::internal("an export panicked"));
+            ended = ended.and(other.and_then(|ended| ended));
+        }
+        ended
+    })
 }
 
 /// Where the lock of those who serve an image is.

@@ -3,9 +3,10 @@
 //! Ends on SIGTERM. With `cold`, no read is hot: every one takes the way through the workers.
 
 use silt_export::{
-    StopSignal,
+    Export as _, StopSignal,
     nbd::{Listen, Server},
 };
+use silt_sys::iobuf::{IoBuf, IoBufMut};
 use silt_types::{Error, Result};
 use silt_volume::{BlockDevice, BlockStatus, Geometry};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -43,22 +44,22 @@ impl BlockDevice for Shards {
         Geometry { size_bytes: (self.shards.len() * SHARD_BYTES) as u64, read_only: false }
     }
 
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+    fn readv_at(&self, mut buf: IoBufMut<'_>, offset: u64) -> Result<()> {
         self.each(offset, buf.len(), |shard, start, part| {
             let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
             let len = part.len();
-            buf[part].copy_from_slice(&shard[start..start + len]);
+            buf.take(len).copy_from(&shard[start..start + len]);
         })
     }
 
-    fn read_hot(&self, buf: &mut [u8], offset: u64) -> Result<bool> {
-        if self.is_cold { Ok(false) } else { self.read_at(buf, offset).map(|()| true) }
+    fn read_hot(&self, buf: IoBufMut<'_>, offset: u64) -> Result<bool> {
+        if self.is_cold { Ok(false) } else { self.readv_at(buf, offset).map(|()| true) }
     }
 
-    fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {
+    fn writev_at(&self, mut buf: IoBuf<'_>, offset: u64) -> Result<()> {
         self.each(offset, buf.len(), |shard, start, part| {
             let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
-            shard[start..start + part.len()].copy_from_slice(&buf[part]);
+            buf.take(part.len()).copy_to(&mut shard[start..start + part.len()]);
         })
     }
 

@@ -5,9 +5,11 @@
 //!
 //! Nothing here knows a store or a volume: an export sees a size and reads and writes bytes.
 
+mod export;
 pub mod nbd;
 mod socket;
 mod stop;
 
+pub use export::{Export, ExportAddress};
 pub use socket::{SocketFile, connect};
 pub use stop::StopSignal;

@@ -1,3 +1,5 @@
-//! System calls of Siltstone. The one crate where `unsafe` may live; so far none was needed.
+//! System calls of Siltstone. The one crate where `unsafe` may live.
 
 pub mod durability;
+#[allow(unsafe_code)]
+pub mod iobuf;

@@ -4,7 +4,8 @@
 
 #![expect(clippy::panic, reason = "a suite tells what it found as a test does")]
 
-use silt_types::{BLOCK_SIZE_BYTES, ErrorKind};
+use silt_sys::iobuf::{IoBuf, IoBufMut, PieceMut};
+use silt_types::{BLOCK_SIZE_BYTES, ErrorKind, Result};
 use silt_volume::{BlockDevice, BlockStatus};
 use std::{ops::Range, sync::Arc, thread};
 
@@ -21,6 +22,7 @@ const SEEDS: [u64; 3] = [0x51_17, 0xb10c_de71, 0x0dd_ba11_cafe];
 pub fn conformance(make: &dyn Fn(u64) -> Arc<dyn BlockDevice>) {
     a_new_disk_has_its_size_and_reads_as_zero(make);
     writes_of_any_alignment_change_exactly_their_bytes(make);
+    memory_in_pieces_is_as_good_as_in_one(make);
     zeroes_of_any_alignment_are_exact(make);
     discard_zeroes_whole_blocks_and_keeps_the_edges(make);
     status_covers_the_beginning_of_the_range_and_never_lies(make);
@@ -30,6 +32,29 @@ pub fn conformance(make: &dyn Fn(u64) -> Arc<dyn BlockDevice>) {
     for seed in SEEDS {
         a_random_run_keeps_to_the_model(make, seed);
     }
+}
+
+/// `readv_at` of a device that is a client, and takes only memory of its own: [`BlockDevice::read_at`] must be its work.
+pub fn read_through_private_memory(
+    client: &dyn BlockDevice,
+    buf: IoBufMut<'_>,
+    offset: u64,
+) -> Result<()> {
+    let mut memory = vec![0; buf.len()];
+    client.read_at(&mut memory, offset)?;
+    buf.copy_from(&memory);
+    Ok(())
+}
+
+/// The same for `writev_at`.
+pub fn write_through_private_memory(
+    client: &dyn BlockDevice,
+    buf: IoBuf<'_>,
+    offset: u64,
+) -> Result<()> {
+    let mut memory = vec![0; buf.len()];
+    buf.copy_to(&mut memory);
+    client.write_at(&memory, offset)
 }
 
 /// Ranges whose ends lie on, before and behind borders of blocks and chunks.
@@ -105,7 +130,7 @@ impl Pair {
             .unwrap_or_else(|error| panic!("{case}: read {range:?}: {error:?}"));
         self.compare(&buf, &range, case);
         buf.fill(0x55);
-        let hot = self.device.read_hot(&mut buf, offset);
+        let hot = self.device.read_hot(buf.as_mut_slice().into(), offset);
         if hot.unwrap_or_else(|error| panic!("{case}: hot read {range:?}: {error:?}")) {
             self.compare(&buf, &range, case);
         }
@@ -162,6 +187,24 @@ fn writes_of_any_alignment_change_exactly_their_bytes(make: &dyn Fn(u64) -> Arc<
         }
         pair.device.flush().unwrap_or_else(|error| panic!("flush: {error:?}"));
         pair.check_all("after a flush");
+    }
+}
+
+fn memory_in_pieces_is_as_good_as_in_one(make: &dyn Fn(u64) -> Arc<dyn BlockDevice>) {
+    let mut pair = Pair::full(make);
+    for (range, piece_len) in [(5..700, 1), (BLOCK - 512..3 * BLOCK, 512), (17..SIZE - 9, BLOCK)] {
+        let case = format!("pieces of {piece_len} bytes");
+        let (mut bytes, offset) = (pair.random.bytes(range.len()), range.start as u64);
+        pair.model[range.clone()].copy_from_slice(&bytes);
+        let pieces: Vec<_> = bytes.chunks_mut(piece_len).map(PieceMut::from).collect();
+        let written = pair.device.writev_at(pieces.as_slice().into(), offset);
+        written.unwrap_or_else(|error| panic!("{case}: write {range:?}: {error:?}"));
+        pair.check_all(&case);
+        let mut found = vec![0xaa; range.len()];
+        let pieces: Vec<_> = found.chunks_mut(piece_len).map(PieceMut::from).collect();
+        let read = pair.device.readv_at(pieces.as_slice().into(), offset);
+        read.unwrap_or_else(|error| panic!("{case}: read {range:?}: {error:?}"));
+        pair.compare(&found, &range, &case);
     }
 }
 

@@ -4,6 +4,8 @@
 //! Written from the protocol's specification apart from the server, so that a number which one of them has wrong is
 //! seen. Slow and simple: one request at a time, a buffer for each. Not for production: it trusts the server's lengths.
 
+use crate::block_device::{read_through_private_memory, write_through_private_memory};
+use silt_sys::iobuf::{IoBuf, IoBufMut};
 use silt_types::{Context as _, Error, ErrorKind, Result};
 use silt_volume::{BlockDevice, BlockStatus, Geometry};
 use std::{
@@ -316,6 +318,14 @@ impl NbdClient {
 impl BlockDevice for NbdClient {
     fn geometry(&self) -> Geometry {
         self.geometry
+    }
+
+    fn readv_at(&self, buf: IoBufMut<'_>, offset: u64) -> Result<()> {
+        read_through_private_memory(self, buf, offset)
+    }
+
+    fn writev_at(&self, buf: IoBuf<'_>, offset: u64) -> Result<()> {
+        write_through_private_memory(self, buf, offset)
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {

@@ -148,13 +148,13 @@ fn main() -> Result<()> {
     volume.read_at(&mut vec![0; DISK_LEN as usize], 0)?;
     time("image: random 4 KiB", ROUNDS, |n| image.read_at(&mut buf[..4096], at(n)))?;
     time("image: random 4 KiB, read_hot", ROUNDS, |n| {
-        image.read_hot(&mut buf[..4096], at(n)).map(|hot| assert!(hot))
+        image.read_hot((&mut buf[..4096]).into(), at(n)).map(|hot| assert!(hot))
     })?;
     time("volume: random 4 KiB of 4 MiB, all in the base", ROUNDS, |n| {
-        volume.read_hot(&mut buf[..4096], near(n)).map(|hot| assert!(hot))
+        volume.read_hot((&mut buf[..4096]).into(), near(n)).map(|hot| assert!(hot))
     })?;
     time("volume: random 4 KiB, all of it in the base", ROUNDS, |n| {
-        volume.read_hot(&mut buf[..4096], at(n)).map(|hot| assert!(hot))
+        volume.read_hot((&mut buf[..4096]).into(), at(n)).map(|hot| assert!(hot))
     })?;
     time("image: 64 KiB", ROUNDS / 16, |n| image.read_at(&mut buf, at(n).min(DISK_LEN - 65_536)))?;
     thread::scope(|scope| {
@@ -163,7 +163,9 @@ fn main() -> Result<()> {
             scope.spawn(move || {
                 let mut buf = [0; 4096];
                 time("volume: random 4 KiB of 4 MiB, one of two threads", ROUNDS, |n| {
-                    volume.read_hot(&mut buf, near(n + number * ROUNDS)).map(|hot| assert!(hot))
+                    volume
+                        .read_hot(buf.as_mut_slice().into(), near(n + number * ROUNDS))
+                        .map(|hot| assert!(hot))
                 })
             });
         }
@@ -178,7 +180,7 @@ fn main() -> Result<()> {
         volume.write_at(&source_4k[..512], (n * 2 + 1) * BLOCK)
     })?;
     time("volume: random 4 KiB, five eighths in the delta", ROUNDS, |n| {
-        volume.read_hot(&mut buf[..4096], at(n)).map(|hot| assert!(hot))
+        volume.read_hot((&mut buf[..4096]).into(), at(n)).map(|hot| assert!(hot))
     })?;
     drop(volume);
     std::fs::remove_dir_all(&folder)

@@ -1,5 +1,6 @@
 //! `BlockDevice`: what every export serves. One trait, and the simplest implementation beside it.
 
+use silt_sys::iobuf::{IoBuf, IoBufMut};
 use silt_types::{Error, Result};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -32,16 +33,26 @@ pub trait BlockDevice: Send + Sync {
     fn geometry(&self) -> Geometry;
 
     /// Fills `buf` from `offset`. `Corrupt` or `Io` if any byte could not be had and verified; `buf` is then undefined.
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()>;
+    fn readv_at(&self, buf: IoBufMut<'_>, offset: u64) -> Result<()>;
 
-    /// As [`BlockDevice::read_at`] if that needs no decoding and no look-up that may wait; otherwise does nothing and
-    /// answers false. A server answers such requests on the spot and hands the others to a pool.
-    fn read_hot(&self, _buf: &mut [u8], _offset: u64) -> Result<bool> {
+    /// As [`BlockDevice::readv_at`] if that needs no decoding and no look-up that may wait; otherwise answers false, and
+    /// `buf` is undefined. A server answers such requests on the spot and hands the others to a pool.
+    fn read_hot(&self, _buf: IoBufMut<'_>, _offset: u64) -> Result<bool> {
         Ok(false)
     }
 
     /// Writes `buf` at `offset`. Durable only after the next [`BlockDevice::flush`]. `NoSpace` when the store is full.
-    fn write_at(&self, buf: &[u8], offset: u64) -> Result<()>;
+    fn writev_at(&self, buf: IoBuf<'_>, offset: u64) -> Result<()>;
+
+    /// [`BlockDevice::readv_at`] into one piece of memory.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.readv_at(buf.into(), offset)
+    }
+
+    /// [`BlockDevice::writev_at`] from one piece of memory.
+    fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {
+        self.writev_at(buf.into(), offset)
+    }
 
     /// Makes everything written, zeroed and discarded before the call durable. After a failure every later write and
     /// flush fails until the volume is opened anew.
@@ -100,20 +111,20 @@ impl BlockDevice for MemoryDevice {
         Geometry { size_bytes, read_only: self.read_only }
     }
 
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+    fn readv_at(&self, buf: IoBufMut<'_>, offset: u64) -> Result<()> {
         let (bytes, range) = self.range(offset, buf.len())?;
-        buf.copy_from_slice(&bytes[range]);
+        buf.copy_from(&bytes[range]);
         Ok(())
     }
 
-    fn read_hot(&self, buf: &mut [u8], offset: u64) -> Result<bool> {
-        self.read_at(buf, offset).map(|()| true)
+    fn read_hot(&self, buf: IoBufMut<'_>, offset: u64) -> Result<bool> {
+        self.readv_at(buf, offset).map(|()| true)
     }
 
-    fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {
+    fn writev_at(&self, buf: IoBuf<'_>, offset: u64) -> Result<()> {
         self.writable()?;
         let (mut bytes, range) = self.range(offset, buf.len())?;
-        bytes[range].copy_from_slice(buf);
+        buf.copy_to(&mut bytes[range]);
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use super::Context;
 use crate::output::{fail, print};
 use serde_json::json;
-use silt_engine::{CACHE_SIZE_BYTES_DEFAULT, Listen, Serving, StopSignal};
+use silt_engine::{CACHE_SIZE_BYTES_DEFAULT, ExportAddress, Listen, Served, Serving, StopSignal};
 use silt_types::{Error, ErrorKind, Result, format_size, parse_size};
 use std::process::ExitCode;
 
@@ -23,9 +23,8 @@ Attach it with QEMU:
 pub(crate) struct Args {
     /// Volume; image or snapshot with --read-only.
     volume: String,
-    /// Serve with NBD, at a Unix socket or tcp:ADDRESS:PORT of the loopback interface.
-    #[arg(long, value_name = "SOCKET", required = true)]
-    nbd: String,
+    #[command(flatten)]
+    exports: Exports,
     /// Refuse writes. Several processes may serve a disk that nobody writes.
     #[arg(long)]
     read_only: bool,
@@ -34,10 +33,26 @@ pub(crate) struct Args {
     cache: Option<String>,
 }
 
+/// Where to serve. A disk that may be written has one place, since two clients' caches would know nothing of each other.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = true)]
+struct Exports {
+    /// Serve with NBD, at a Unix socket or tcp:ADDRESS:PORT of the loopback interface.
+    #[arg(long, value_name = "SOCKET")]
+    nbd: Vec<String>,
+}
+
+impl Exports {
+    fn addresses(&self) -> Result<Vec<ExportAddress>> {
+        let nbd = self.nbd.iter().map(|text| parse_listen(text).map(ExportAddress::Nbd));
+        nbd.collect()
+    }
+}
+
 pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode> {
     let serving = Serving {
         name: args.volume.parse()?,
-        listen: parse_listen(&args.nbd)?,
+        exports: args.exports.addresses()?,
         read_only: args.read_only,
     };
     let cache = args.cache.as_deref().map_or(Ok(CACHE_SIZE_BYTES_DEFAULT), parse_size)?;
@@ -47,19 +62,8 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode> {
     let engine = context.engine_with_cache(cache)?;
     let mut told = None;
     let served = engine.serve(&serving, &stop, |served| {
-        let document = || {
-            json!({
-                "name": serving.name.to_string(),
-                "address": served.address.to_string(),
-                "size": served.geometry.size_bytes,
-                "read_only": served.geometry.read_only,
-            })
-        };
-        let text = || {
-            let size = format_size(served.geometry.size_bytes);
-            let rights = if served.geometry.read_only { ", read-only" } else { "" };
-            format!("serving {} ({size}{rights}) at {}", serving.name, served.address)
-        };
+        let document = || document(&serving, served);
+        let text = || text(&serving, served);
         told = Some(print(context.json, document, text));
     });
     match (served, told) {
@@ -68,6 +72,24 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode> {
         (Err(error), None) => Err(error),
         (Ok(()), told) => told.unwrap_or(Ok(())).map(|()| ExitCode::SUCCESS),
     }
+}
+
+fn document(serving: &Serving, served: &Served) -> serde_json::Value {
+    let export = |address: &ExportAddress| json!({ "protocol": address.protocol(), "address": address.to_string() });
+    json!({
+        "name": serving.name.to_string(),
+        "address": served.exports.first().map(ExportAddress::to_string),
+        "exports": served.exports.iter().map(export).collect::<Vec<_>>(),
+        "size": served.geometry.size_bytes,
+        "read_only": served.geometry.read_only,
+    })
+}
+
+fn text(serving: &Serving, served: &Served) -> String {
+    let size = format_size(served.geometry.size_bytes);
+    let rights = if served.geometry.read_only { ", read-only" } else { "" };
+    let places: Vec<_> = served.exports.iter().map(ExportAddress::to_string).collect();
+    format!("serving {} ({size}{rights}) at {}", serving.name, places.join(" and "))
 }
 
 fn parse_listen(text: &str) -> Result<Listen> {

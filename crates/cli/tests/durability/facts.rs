@@ -1,7 +1,7 @@
 //! What a store holds, as far as two states of it are compared: every name with its ids and its bytes.
 
 use super::stage::scratch;
-use silt_engine::{Engine, Listen, Serving, StopSignal};
+use silt_engine::{Engine, ExportAddress, Listen, Serving, StopSignal};
 use silt_types::{DiskName, ErrorKind, NoProgress, Result};
 use std::{
     collections::BTreeMap,
@@ -127,7 +127,7 @@ pub(crate) fn look_at_sound(store: &Path) -> Result<Look, String> {
 pub(crate) fn reopen(store: &Path, name: &str) -> Result<()> {
     let place = scratch();
     let stop = StopSignal::new()?;
-    let listen = Listen::Unix(place.path().join("s"));
-    let serving = Serving { name: name.parse()?, listen, read_only: false };
+    let exports = vec![ExportAddress::Nbd(Listen::Unix(place.path().join("s")))];
+    let serving = Serving { name: name.parse()?, exports, read_only: false };
     Engine::open(store, CACHE_SIZE_BYTES)?.serve(&serving, &stop, |_| stop.trigger())
 }

@@ -5,7 +5,7 @@ use super::{
     guest::{Ask, Guest, History, Request, request},
     stage::{scratch, silt_ok},
 };
-use silt_engine::{Engine, Listen, Serving, StopSignal};
+use silt_engine::{Engine, ExportAddress, Listen, Serving, StopSignal};
 use silt_testkit::nbd_client::NbdSession;
 use std::{
     fs,
@@ -129,7 +129,7 @@ pub(crate) fn with_disk<T>(store: &Path, name: &str, f: impl FnOnce(NbdSession) 
     let socket = place.path().join("s");
     let serving = Serving {
         name: name.parse().unwrap(),
-        listen: Listen::Unix(socket.clone()),
+        exports: vec![ExportAddress::Nbd(Listen::Unix(socket.clone()))],
         read_only: false,
     };
     let engine = Engine::open(store, 8 << 20).unwrap();

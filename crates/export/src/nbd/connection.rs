@@ -116,7 +116,7 @@ impl Connection {
         self.make_room(self.replies.data_reply_len(len))?;
         let piece = Piece { cookie, offset, len, is_last: true };
         let device = &self.link.device;
-        match self.replies.data(piece, |buf| device.read_hot(buf, offset)) {
+        match self.replies.data(piece, |buf| device.read_hot(buf.into(), offset)) {
             Ok(answered) => Ok(answered),
             Err(error) => {
                 self.replies.failed(cookie, &error);

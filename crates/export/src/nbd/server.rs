@@ -10,7 +10,7 @@ use super::{
     link::Link,
     listen::{Listen, Listener},
 };
-use crate::StopSignal;
+use crate::{Export, ExportAddress, StopSignal};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::{Errno, retry_on_intr},
@@ -33,7 +33,7 @@ use std::{
 ///
 /// ```no_run
 /// # fn serve(device: std::sync::Arc<dyn silt_volume::BlockDevice>) -> silt_types::Result<()> {
-/// use silt_export::{StopSignal, nbd::{Listen, Server}};
+/// use silt_export::{Export as _, StopSignal, nbd::{Listen, Server}};
 /// let stop = StopSignal::new()?;
 /// stop.trigger_on_termination()?;
 /// Server::bind(&Listen::Unix("/run/vm1.nbd".into()))?.run(device, &stop)
@@ -53,32 +53,6 @@ impl Server {
     pub fn bind(listen: &Listen) -> Result<Server> {
         let (listener, address) = Listener::bind(listen)?;
         Ok(Server { listener, address, clients: Arc::default() })
-    }
-
-    /// Where it listens: as bound, with the port that was found for port 0.
-    pub fn address(&self) -> &Listen {
-        &self.address
-    }
-
-    /// How many clients have finished their handshake and are connected. Can be asked from other threads.
-    pub fn clients(&self) -> usize {
-        self.clients.served.load(Ordering::Relaxed)
-    }
-
-    /// Serves `device` until `stop` is given. Then no client is accepted any more and the socket's file is removed;
-    /// requests received so far are done and answered; connections are closed, after four seconds even those with
-    /// requests in flight; `device` is flushed unless it is read-only.
-    ///
-    /// Errors: the final flush failed; a connection hung in the device beyond the five seconds (what was flushed is
-    /// durable all the same); accepting failed for good.
-    pub fn run(&self, device: Arc<dyn BlockDevice>, stop: &StopSignal) -> Result<()> {
-        let accepted = self.accept_until(&device, stop);
-        self.listener.close();
-        let drained = self.clients.drain(&self.address);
-        let flushed = if device.geometry().read_only { Ok(()) } else { device.flush() };
-        accepted?;
-        flushed.context(|| format!("cannot flush the device served at {}", self.address))?;
-        drained
     }
 
     fn accept_until(&self, device: &Arc<dyn BlockDevice>, stop: &StopSignal) -> Result<()> {
@@ -105,6 +79,34 @@ impl Server {
                 Err(_) => (),
             }
         }
+    }
+}
+
+impl Export for Server {
+    /// As bound, with the port that was found for port 0.
+    fn address(&self) -> ExportAddress {
+        ExportAddress::Nbd(self.address.clone())
+    }
+
+    /// Those that have finished their handshake.
+    fn clients(&self) -> usize {
+        self.clients.served.load(Ordering::Relaxed)
+    }
+
+    /// Serves `device` until `stop` is given. Then no client is accepted any more and the socket's file is removed;
+    /// requests received so far are done and answered; connections are closed, after four seconds even those with
+    /// requests in flight; `device` is flushed unless it is read-only.
+    ///
+    /// Errors: the final flush failed; a connection hung in the device beyond the five seconds (what was flushed is
+    /// durable all the same); accepting failed for good.
+    fn run(&self, device: Arc<dyn BlockDevice>, stop: &StopSignal) -> Result<()> {
+        let accepted = self.accept_until(&device, stop);
+        self.listener.close();
+        let drained = self.clients.drain(&self.address);
+        let flushed = if device.geometry().read_only { Ok(()) } else { device.flush() };
+        accepted?;
+        flushed.context(|| format!("cannot flush the device served at {}", self.address))?;
+        drained
     }
 }
 

@@ -1,5 +1,6 @@
 //! Devices that fail, wait and count, around a disk in memory.
 
+use silt_sys::iobuf::{IoBuf, IoBufMut};
 use silt_types::{Error, ErrorKind, Result};
 use silt_volume::{BlockDevice, BlockStatus, Geometry, MemoryDevice};
 use std::sync::{
@@ -63,12 +64,12 @@ impl BlockDevice for Odd {
         self.inner.geometry()
     }
 
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+    fn readv_at(&self, buf: IoBufMut<'_>, offset: u64) -> Result<()> {
         self.enter()?;
-        self.inner.read_at(buf, offset)
+        self.inner.readv_at(buf, offset)
     }
 
-    fn read_hot(&self, buf: &mut [u8], offset: u64) -> Result<bool> {
+    fn read_hot(&self, buf: IoBufMut<'_>, offset: u64) -> Result<bool> {
         if self.is_cold.load(Ordering::Relaxed) {
             return Ok(false);
         }
@@ -76,10 +77,10 @@ impl BlockDevice for Odd {
         self.inner.read_hot(buf, offset)
     }
 
-    fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {
+    fn writev_at(&self, buf: IoBuf<'_>, offset: u64) -> Result<()> {
         self.enter()?;
         self.writes.fetch_add(1, Ordering::Relaxed);
-        self.inner.write_at(buf, offset)
+        self.inner.writev_at(buf, offset)
     }
 
     fn flush(&self) -> Result<()> {

@@ -1,9 +1,6 @@
 //! Servers and tools that tests run.
 
-use silt_export::{
-    StopSignal,
-    nbd::{Listen, Server},
-};
+use silt_export::{Export, ExportAddress, StopSignal, nbd::Listen};
 use silt_testkit::nbd_client::NbdSession;
 use silt_types::Result;
 use silt_volume::BlockDevice;
@@ -19,7 +16,7 @@ use tempfile::TempDir;
 pub(crate) struct Running {
     pub(crate) folder: TempDir,
     pub(crate) socket: PathBuf,
-    pub(crate) server: Arc<Server>,
+    pub(crate) server: Arc<dyn Export>,
     pub(crate) stop: StopSignal,
     thread: Option<JoinHandle<Result<()>>>,
 }
@@ -28,7 +25,8 @@ impl Running {
     pub(crate) fn serve(device: Arc<dyn BlockDevice>) -> Running {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("nbd");
-        let server = Arc::new(Server::bind(&Listen::Unix(socket.clone())).unwrap());
+        let address = ExportAddress::Nbd(Listen::Unix(socket.clone()));
+        let server: Arc<dyn Export> = Arc::from(address.bind().unwrap());
         let stop = StopSignal::new().unwrap();
         let thread = std::thread::spawn({
             let (server, stop) = (server.clone(), stop.clone());

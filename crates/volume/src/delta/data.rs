@@ -8,7 +8,10 @@ use rustix::{
     fs::{Advice, FallocateFlags, SeekFrom},
     io::Errno,
 };
-use silt_sys::durability;
+use silt_sys::{
+    durability,
+    iobuf::{IoBuf, IoBufMut},
+};
 use silt_types::{BLOCK_SIZE_BYTES, Context as _, Error, Result};
 use std::{
     fs::{File, OpenOptions},
@@ -134,30 +137,25 @@ impl Segments {
     }
 
     /// Fills `buf`. Bytes must be of blocks that are in.
-    pub(super) fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        let mut rest = buf;
-        for piece in pieces(offset, rest.len() as u64) {
-            let (part, behind) = rest.split_at_mut(piece.len as usize);
-            rest = behind;
+    pub(super) fn read_at(&self, mut buf: IoBufMut<'_>, offset: u64) -> Result<()> {
+        for piece in pieces(offset, buf.len() as u64) {
+            let part = buf.take(piece.len as usize);
             match self.segments[piece.segment].get() {
-                Some(segment) => segment
-                    .file
-                    .read_exact_at(part, piece.offset)
+                Some(segment) => part
+                    .read_exact_at(&segment.file, piece.offset)
                     .context(|| format!("cannot read {}", segment.path.display()))?,
-                None => part.fill(0),
+                None => part.fill_zero(),
             }
         }
         Ok(())
     }
 
     /// Writes. Durable after [`Segments::sync`].
-    pub(super) fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {
-        let mut rest = buf;
-        for piece in pieces(offset, rest.len() as u64) {
-            let (part, behind) = rest.split_at(piece.len as usize);
-            rest = behind;
+    pub(super) fn write_at(&self, mut buf: IoBuf<'_>, offset: u64) -> Result<()> {
+        for piece in pieces(offset, buf.len() as u64) {
+            let part = buf.take(piece.len as usize);
             let segment = self.writable(piece.segment)?;
-            let written = segment.file.write_all_at(part, piece.offset);
+            let written = part.write_all_at(&segment.file, piece.offset);
             segment.dirty.store(true, Ordering::Release);
             written.context(|| format!("cannot write {}", segment.path.display()))?;
         }

@@ -24,7 +24,10 @@ use flush::FlushGate;
 use lock::FolderLock;
 use log::Log;
 use roaring::RoaringBitmap;
-use silt_sys::durability;
+use silt_sys::{
+    durability,
+    iobuf::{IoBuf, IoBufMut},
+};
 use silt_types::{BLOCK_SIZE_BYTES, BlockRange, DeltaId, Error, ErrorKind, Result};
 use std::{
     ops::RangeInclusive,
@@ -126,7 +129,7 @@ impl Delta {
     }
 
     /// Reads bytes of blocks that are in.
-    pub(crate) fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+    pub(crate) fn readv_at(&self, buf: IoBufMut<'_>, offset: u64) -> Result<()> {
         self.segments.read_at(buf, offset)
     }
 
@@ -136,17 +139,18 @@ impl Delta {
     }
 
     /// Writes bytes of blocks that are in already. `NoSpace` leaves each sector old or new.
-    pub(crate) fn overwrite(&self, buf: &[u8], offset: u64) -> Result<()> {
+    pub(crate) fn overwrite(&self, buf: IoBuf<'_>, offset: u64) -> Result<()> {
         self.usable()?;
         self.segments.write_at(buf, offset)
     }
 
     /// Writes whole blocks, which then are in. After an error those that were not in before still are not.
-    pub(crate) fn write_blocks(&self, buf: &[u8], first_block: u64) -> Result<()> {
+    pub(crate) fn write_blocks(&self, buf: IoBuf<'_>, first_block: u64) -> Result<()> {
         debug_assert_eq!(buf.len() as u64 % BLOCK_SIZE_BYTES, 0);
         self.usable()?;
+        let range = BlockRange { start: first_block, len: buf.len() as u64 / BLOCK_SIZE_BYTES };
         self.segments.write_at(buf, first_block * BLOCK_SIZE_BYTES)?;
-        self.join(BlockRange { start: first_block, len: buf.len() as u64 / BLOCK_SIZE_BYTES });
+        self.join(range);
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use super::{
     log,
 };
 use roaring::{RoaringBitmap, bitmap};
+use silt_sys::iobuf::IoBufMut;
 use silt_types::{BLOCK_SIZE_BYTES, BlockRange, DeltaId, Result};
 use std::{path::Path, sync::Arc};
 
@@ -72,6 +73,10 @@ impl DeltaReader {
 
     /// Reads bytes of blocks that are in.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.readv_at(buf.into(), offset)
+    }
+
+    pub(crate) fn readv_at(&self, buf: IoBufMut<'_>, offset: u64) -> Result<()> {
         self.segments.read_at(buf, offset)
     }
 

@@ -27,7 +27,7 @@ fn run(start: u64, len: u64) -> BlockRange {
 }
 
 fn write(delta: &Delta, block: u64, value: u8) {
-    delta.write_blocks(&[value; BLOCK], block).unwrap();
+    delta.write_blocks([value; BLOCK].as_slice().into(), block).unwrap();
 }
 
 /// Every second block from `start` on: as many runs as blocks.
@@ -64,9 +64,9 @@ fn only_what_was_flushed_is_in_after_a_crash_and_zero_is_a_value() {
     let delta = Delta::open(&dir).unwrap();
     assert_eq!(members(&dir).unwrap(), [7, 8, 20, 21, 22, 23, 24]);
     let mut buf = [9; 2 * BLOCK];
-    delta.read_at(&mut buf, 7 * BLOCK_SIZE_BYTES).unwrap();
+    delta.readv_at(buf.as_mut_slice().into(), 7 * BLOCK_SIZE_BYTES).unwrap();
     assert_eq!((buf[0], buf[BLOCK]), (1, 2));
-    delta.read_at(&mut buf, 22 * BLOCK_SIZE_BYTES).unwrap();
+    delta.readv_at(buf.as_mut_slice().into(), 22 * BLOCK_SIZE_BYTES).unwrap();
     assert_eq!(buf, [0; 2 * BLOCK]);
     assert_eq!((delta.blocks_modified(), delta.size_bytes(), delta.id()), (7, 409_600, ID));
 }
@@ -94,7 +94,7 @@ fn blocks_on_both_sides_of_a_file_border_are_one_write() {
     const BORDER: u64 = (1 << 40) / BLOCK_SIZE_BYTES;
     let (_temp, dir, delta) = new((1 << 32) - 1);
     let data: Vec<u8> = (0..4 * BLOCK).map(|n| (n / 100) as u8).collect();
-    delta.write_blocks(&data, BORDER - 2).unwrap();
+    delta.write_blocks(data.as_slice().into(), BORDER - 2).unwrap();
     delta.zero_blocks(run(BORDER + 1, 1), Space::Release).unwrap();
     write(&delta, (1 << 32) - 2, 9);
     let delta = delta.freeze().unwrap();
@@ -103,7 +103,7 @@ fn blocks_on_both_sides_of_a_file_border_are_one_write() {
     found.sort();
     assert_eq!(found, files);
     let mut read = vec![0; 4 * BLOCK];
-    delta.read_at(&mut read, (BORDER - 2) * BLOCK_SIZE_BYTES).unwrap();
+    delta.readv_at(read.as_mut_slice().into(), (BORDER - 2) * BLOCK_SIZE_BYTES).unwrap();
     assert_eq!(read[..3 * BLOCK], data[..3 * BLOCK]);
     assert_eq!(read[3 * BLOCK..], [0; BLOCK]);
     let runs: Vec<_> = delta.runs().map(|run| run.unwrap()).collect();
@@ -122,7 +122,7 @@ fn blocks_on_both_sides_of_a_file_border_are_one_write() {
 #[test]
 fn discarded_space_is_given_back_and_kept_space_is_not() {
     let (_temp, _dir, delta) = new(1024);
-    delta.write_blocks(&vec![1; 256 * BLOCK], 0).unwrap();
+    delta.write_blocks(vec![1; 256 * BLOCK].as_slice().into(), 0).unwrap();
     delta.flush().unwrap();
     let full = delta.allocated_bytes().unwrap();
     assert!(full >= 1 << 20);
@@ -133,7 +133,7 @@ fn discarded_space_is_given_back_and_kept_space_is_not() {
     delta.flush().unwrap();
     assert!(delta.allocated_bytes().unwrap() >= 2 << 20);
     let mut buf = vec![1; 512 * BLOCK];
-    delta.read_at(&mut buf, 0).unwrap();
+    delta.readv_at(buf.as_mut_slice().into(), 0).unwrap();
     assert!(buf.iter().all(|byte| *byte == 0));
 }
 
@@ -392,10 +392,11 @@ fn root_a_full_disk_refuses_writes_and_the_delta_goes_on() {
     let delta = Delta::create(&dir, ID, 1 << 30).unwrap();
     write(&delta, 0, 1);
     delta.flush().unwrap();
-    let written =
-        (1..1000).take_while(|n| delta.write_blocks(&[2; BLOCK], *n).is_ok()).count() as u64;
+    let written = (1..1000)
+        .take_while(|n| delta.write_blocks([2; BLOCK].as_slice().into(), *n).is_ok())
+        .count() as u64;
     assert!(written > 100);
-    let error = delta.write_blocks(&[3; BLOCK], 5000).unwrap_err();
+    let error = delta.write_blocks([3; BLOCK].as_slice().into(), 5000).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NoSpace, "{error:?}");
     let error = delta.zero_blocks(run(5000, 10), Space::Keep).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NoSpace, "{error:?}");
@@ -428,8 +429,8 @@ fn root_a_log_that_cannot_grow_poisons_the_delta_until_it_is_opened_anew() {
     let later = [
         delta.flush(),
         delta.close(),
-        delta.overwrite(&[1], 0),
-        delta.write_blocks(&[1; BLOCK], 0),
+        delta.overwrite([1].as_slice().into(), 0),
+        delta.write_blocks([1; BLOCK].as_slice().into(), 0),
         delta.zero_blocks(run(0, 1), Space::Release),
     ];
     for result in later {
@@ -484,7 +485,7 @@ fn check(dir: &Path, atleast: &Model, atmost: &Model) -> Model {
         blocks += run.range.len;
         for block in run.range.start..run.range.end() {
             let mut buf = [9; BLOCK];
-            delta.read_at(&mut buf, block * BLOCK_SIZE_BYTES).unwrap();
+            delta.readv_at(buf.as_mut_slice().into(), block * BLOCK_SIZE_BYTES).unwrap();
             assert!(buf.iter().all(|byte| *byte == buf[0]) && (!run.hole || buf[0] == 0));
             found.insert(block, buf[0]);
         }
@@ -504,7 +505,8 @@ fn play(root: &Path, steps: &[Step]) {
     for step in steps {
         match *step {
             Step::Write(at, len, value) => {
-                delta.write_blocks(&vec![value; usize::from(len) * BLOCK], at).unwrap();
+                let bytes = vec![value; usize::from(len) * BLOCK];
+                delta.write_blocks(bytes.as_slice().into(), at).unwrap();
                 (at..at + u64::from(len)).for_each(|block| _ = now.insert(block, value));
             }
             Step::Zero(at, len, keep) => {

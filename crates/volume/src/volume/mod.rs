@@ -27,6 +27,7 @@ use layers::{Layer, Layers};
 use rotate::Recorded;
 use silt_format::FROZEN_DELTAS_MAX;
 use silt_store::ChunkSource;
+use silt_sys::iobuf::{IoBuf, IoBufMut};
 use silt_types::{DISK_SIZE_BYTES_MAX, DiskId, Error, Result};
 use std::{
     path::PathBuf,
@@ -153,15 +154,15 @@ impl BlockDevice for Volume {
         Geometry { size_bytes: self.size_bytes, read_only: self.layers().own.is_none() }
     }
 
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+    fn readv_at(&self, buf: IoBufMut<'_>, offset: u64) -> Result<()> {
         self.read(buf, offset)
     }
 
-    fn read_hot(&self, buf: &mut [u8], offset: u64) -> Result<bool> {
+    fn read_hot(&self, buf: IoBufMut<'_>, offset: u64) -> Result<bool> {
         self.read_if_hot(buf, offset)
     }
 
-    fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {
+    fn writev_at(&self, buf: IoBuf<'_>, offset: u64) -> Result<()> {
         self.write(buf, offset)
     }
 

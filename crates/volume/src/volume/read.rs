@@ -3,6 +3,7 @@
 use super::{Layer, Layers, Volume};
 use crate::map::{ChunkPlace, DiskMap};
 use silt_store::{Chunk, KeyContext};
+use silt_sys::iobuf::IoBufMut;
 use silt_types::{BLOCK_SIZE_BYTES, ChunkId, Result};
 use std::sync::PoisonError;
 
@@ -19,14 +20,14 @@ enum Effort {
 type Last = Option<(ChunkId, Chunk)>;
 
 impl Volume {
-    pub(super) fn read(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+    pub(super) fn read(&self, buf: IoBufMut<'_>, offset: u64) -> Result<()> {
         self.check(offset, buf.len() as u64)?;
         // Nobody is kept waiting while chunks are fetched.
         self.read_layers(&self.layers(), buf, offset, Effort::Any).map(|_| ())
     }
 
     /// True if all of it was hot; else `buf` may be filled in part.
-    pub(super) fn read_if_hot(&self, buf: &mut [u8], offset: u64) -> Result<bool> {
+    pub(super) fn read_if_hot(&self, buf: IoBufMut<'_>, offset: u64) -> Result<bool> {
         self.check(offset, buf.len() as u64)?;
         let layers = self.layers.read().unwrap_or_else(PoisonError::into_inner);
         self.read_layers(&layers, buf, offset, Effort::Hot)
@@ -39,35 +40,35 @@ impl Volume {
         buf: &mut [u8; BLOCK_SIZE_BYTES as usize],
         block: u64,
     ) -> Result<()> {
+        let buf = buf.as_mut_slice().into();
         self.read_layers(layers, buf, block * BLOCK_SIZE_BYTES, Effort::Any).map(|_| ())
     }
 
     fn read_layers(
         &self,
         layers: &Layers,
-        buf: &mut [u8],
+        mut rest: IoBufMut<'_>,
         offset: u64,
         effort: Effort,
     ) -> Result<bool> {
-        let end_block = (offset + buf.len() as u64).div_ceil(BLOCK_SIZE_BYTES);
-        let (mut rest, mut at) = (buf, offset);
+        let end_block = (offset + rest.len() as u64).div_ceil(BLOCK_SIZE_BYTES);
+        let mut at = offset;
         let mut last = None;
         while !rest.is_empty() {
             let block = at / BLOCK_SIZE_BYTES;
             let (layer, blocks) = layers.locate(block, end_block);
             let run_end = (block + blocks) * BLOCK_SIZE_BYTES;
             let len = rest.len().min((run_end - at) as usize);
-            let (part, behind) = rest.split_at_mut(len);
+            let part = rest.take(len);
             match layer {
-                Layer::Own(own) => own.read_at(part, at)?,
-                Layer::Frozen(delta) => delta.read_at(part, at)?,
+                Layer::Own(own) => own.readv_at(part, at)?,
+                Layer::Frozen(delta) => delta.readv_at(part, at)?,
                 Layer::Base => {
                     if !self.read_base(&layers.base, part, at, effort, &mut last)? {
                         return Ok(false);
                     }
                 }
             }
-            rest = behind;
             at += len as u64;
         }
         Ok(true)
@@ -76,13 +77,13 @@ impl Volume {
     fn read_base(
         &self,
         base: &DiskMap,
-        buf: &mut [u8],
+        mut rest: IoBufMut<'_>,
         offset: u64,
         effort: Effort,
         last: &mut Last,
     ) -> Result<bool> {
         let base_len = base.disk_id().size_bytes;
-        let (mut rest, mut at) = (buf, offset);
+        let mut at = offset;
         while !rest.is_empty() && at < base_len {
             let block = at / BLOCK_SIZE_BYTES;
             let extent = match effort {
@@ -95,19 +96,18 @@ impl Volume {
             // A base that ends within a block ends there, whatever its chunk holds behind.
             let extent_end = ((block + extent.len_blocks) * BLOCK_SIZE_BYTES).min(base_len);
             let len = rest.len().min((extent_end - at) as usize);
-            let (part, behind) = rest.split_at_mut(len);
+            let part = rest.take(len);
             match extent.place {
-                None => part.fill(0),
+                None => part.fill_zero(),
                 Some(place) => {
                     let Some(chunk) = self.chunk(place, effort, last)? else { return Ok(false) };
                     let start = place.offset_blocks * BLOCK_SIZE_BYTES + at % BLOCK_SIZE_BYTES;
                     copy_padded(chunk, start as usize, part);
                 }
             }
-            rest = behind;
             at += len as u64;
         }
-        rest.fill(0);
+        rest.fill_zero();
         Ok(true)
     }
 
@@ -129,10 +129,9 @@ impl Volume {
 }
 
 /// Copies bytes of a chunk, which reads as zero beyond its end.
-fn copy_padded(chunk: &[u8], start: usize, out: &mut [u8]) {
+fn copy_padded(chunk: &[u8], start: usize, mut out: IoBufMut<'_>) {
     let found = chunk.get(start..).unwrap_or_default();
     let len = found.len().min(out.len());
-    let (data, tail) = out.split_at_mut(len);
-    data.copy_from_slice(&found[..len]);
-    tail.fill(0);
+    out.take(len).copy_from(&found[..len]);
+    out.fill_zero();
 }

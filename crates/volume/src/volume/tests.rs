@@ -163,7 +163,7 @@ fn requests_beyond_the_disk_are_invalid() {
         let mut buf = vec![0; len as usize];
         let results = [
             volume.read_at(&mut buf, offset),
-            volume.read_hot(&mut buf, offset).map(|_| ()),
+            volume.read_hot(buf.as_mut_slice().into(), offset).map(|_| ()),
             volume.write_at(&buf, offset),
             volume.discard(offset, len),
             volume.write_zeroes(offset, len, false),
@@ -354,16 +354,31 @@ fn hot_reads_answer_only_what_needs_no_work() {
     let (fixture, bytes) = Fixture::new();
     let (source, volume) = cold(&fixture);
     let mut buf = [0; BLOCK];
-    assert!(!volume.read_hot(&mut buf, 0).unwrap(), "neither leaf nor chunk is at hand");
+    assert!(
+        !volume.read_hot(buf.as_mut_slice().into(), 0).unwrap(),
+        "neither leaf nor chunk is at hand"
+    );
     volume.read_at(&mut buf, 0).unwrap();
-    assert!(!volume.read_hot(&mut buf, 0).unwrap(), "the leaf is, the chunk is not");
-    assert!(volume.read_hot(&mut buf, 17 * BLOCK_SIZE_BYTES).unwrap(), "zeros of a known leaf");
-    assert!(volume.read_hot(&mut buf, 310 * BLOCK_SIZE_BYTES).unwrap(), "behind the base");
+    assert!(
+        !volume.read_hot(buf.as_mut_slice().into(), 0).unwrap(),
+        "the leaf is, the chunk is not"
+    );
+    assert!(
+        volume.read_hot(buf.as_mut_slice().into(), 17 * BLOCK_SIZE_BYTES).unwrap(),
+        "zeros of a known leaf"
+    );
+    assert!(
+        volume.read_hot(buf.as_mut_slice().into(), 310 * BLOCK_SIZE_BYTES).unwrap(),
+        "behind the base"
+    );
     volume.write_at(&[5; BLOCK], 2 * BLOCK_SIZE_BYTES).unwrap();
-    assert!(volume.read_hot(&mut buf, 2 * BLOCK_SIZE_BYTES).unwrap(), "in the delta");
+    assert!(
+        volume.read_hot(buf.as_mut_slice().into(), 2 * BLOCK_SIZE_BYTES).unwrap(),
+        "in the delta"
+    );
     assert_eq!(buf, [5; BLOCK]);
     source.hot.store(true, Ordering::Relaxed);
-    assert!(volume.read_hot(&mut buf, BLOCK_SIZE_BYTES).unwrap());
+    assert!(volume.read_hot(buf.as_mut_slice().into(), BLOCK_SIZE_BYTES).unwrap());
     assert_same(&buf, &bytes[BLOCK..2 * BLOCK], "hot");
 }
 
@@ -540,7 +555,7 @@ fn play(steps: &[Step]) {
                 let mut buf = vec![0xee; len];
                 volume.read_at(&mut buf, at as u64).unwrap();
                 assert_same(&buf, &model.now[at..at + len], &format!("read of {len} at {at}"));
-                if volume.read_hot(&mut buf, at as u64).unwrap() {
+                if volume.read_hot(buf.as_mut_slice().into(), at as u64).unwrap() {
                     assert_same(&buf, &model.now[at..at + len], "hot read");
                 }
                 check_status(&volume, &model.now, at, len, 1 + at % 7);

@@ -2,6 +2,7 @@
 
 use super::{Layer, Layers, Volume};
 use crate::delta::{Delta, Space};
+use silt_sys::iobuf::IoBuf;
 use silt_types::{BLOCK_SIZE_BYTES, BlockRange, Result};
 use std::sync::{Arc, PoisonError, RwLockReadGuard};
 
@@ -12,7 +13,7 @@ const ZERO_BLOCK: [u8; BLOCK] = [0; BLOCK];
 const ZERO_BLOCKS_MAX: u64 = 1 << 18;
 
 impl Volume {
-    pub(super) fn write(&self, buf: &[u8], offset: u64) -> Result<()> {
+    pub(super) fn write(&self, buf: IoBuf<'_>, offset: u64) -> Result<()> {
         self.write_over(&self.layers_to_write(), buf, offset)
     }
 
@@ -21,7 +22,7 @@ impl Volume {
         self.layers.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write_over(&self, layers: &Layers, buf: &[u8], offset: u64) -> Result<()> {
+    fn write_over(&self, layers: &Layers, buf: IoBuf<'_>, offset: u64) -> Result<()> {
         let own = layers.writable()?;
         self.check(offset, buf.len() as u64)?;
         if own.members().contains_all(blocks_touched(offset, buf.len() as u64)) {
@@ -29,8 +30,9 @@ impl Volume {
         }
         let head_len =
             ((offset.next_multiple_of(BLOCK_SIZE_BYTES) - offset) as usize).min(buf.len());
-        let (head, rest) = buf.split_at(head_len);
-        let (whole, tail) = rest.split_at(rest.len() / BLOCK * BLOCK);
+        let mut tail = buf;
+        let head = tail.take(head_len);
+        let whole = tail.take(tail.len() / BLOCK * BLOCK);
         let first = (offset + head_len as u64) / BLOCK_SIZE_BYTES;
         if !head.is_empty() {
             self.write_part(layers, own, head, offset)?;
@@ -47,7 +49,7 @@ impl Volume {
     }
 
     /// Writes a part of one block. See [`super::first_touch`] for the lock.
-    fn write_part(&self, layers: &Layers, own: &Delta, part: &[u8], offset: u64) -> Result<()> {
+    fn write_part(&self, layers: &Layers, own: &Delta, part: IoBuf<'_>, offset: u64) -> Result<()> {
         let block = offset / BLOCK_SIZE_BYTES;
         if own.members().contains(block) {
             return own.overwrite(part, offset);
@@ -59,8 +61,8 @@ impl Volume {
         let mut merged = ZERO_BLOCK;
         self.read_block(layers, &mut merged, block)?;
         let start = (offset % BLOCK_SIZE_BYTES) as usize;
-        merged[start..start + part.len()].copy_from_slice(part);
-        own.write_blocks(&merged, block)
+        part.copy_to(&mut merged[start..start + part.len()]);
+        own.write_blocks(merged.as_slice().into(), block)
     }
 
     pub(super) fn discard_whole_blocks(&self, offset: u64, len_bytes: u64) -> Result<()> {
@@ -77,13 +79,18 @@ impl Volume {
         if whole.len == 0 {
             // At most two parts of blocks.
             let head_len = (offset.next_multiple_of(BLOCK_SIZE_BYTES) - offset).min(len_bytes);
-            self.write(&ZERO_BLOCK[..head_len as usize], offset)?;
-            return self.write(&ZERO_BLOCK[..(len_bytes - head_len) as usize], offset + head_len);
+            self.write_zeroes(head_len, offset)?;
+            return self.write_zeroes(len_bytes - head_len, offset + head_len);
         }
         let (start, end) = (whole.start * BLOCK_SIZE_BYTES, whole.end() * BLOCK_SIZE_BYTES);
-        self.write(&ZERO_BLOCK[..(start - offset) as usize], offset)?;
+        self.write_zeroes(start - offset, offset)?;
         self.zero_blocks(whole, space)?;
-        self.write(&ZERO_BLOCK[..(offset + len_bytes - end) as usize], end)
+        self.write_zeroes(offset + len_bytes - end, end)
+    }
+
+    /// Writes less than a block of zeros.
+    fn write_zeroes(&self, len_bytes: u64, offset: u64) -> Result<()> {
+        self.write(ZERO_BLOCK[..len_bytes as usize].into(), offset)
     }
 
     fn zero_blocks(&self, blocks: BlockRange, space: Space) -> Result<()> {

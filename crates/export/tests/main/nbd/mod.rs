@@ -7,6 +7,7 @@ mod stopping;
 mod tools;
 
 use crate::{device::memory, running::Running};
+use silt_sys::iobuf::{IoBuf, IoBufMut};
 use silt_testkit::{block_device::conformance, nbd_client::NbdClient};
 use silt_types::Result;
 use silt_volume::{BlockDevice, BlockStatus, Geometry};
@@ -23,12 +24,12 @@ impl BlockDevice for Served {
         self.client.geometry()
     }
 
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        self.client.read_at(buf, offset)
+    fn readv_at(&self, buf: IoBufMut<'_>, offset: u64) -> Result<()> {
+        self.client.readv_at(buf, offset)
     }
 
-    fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {
-        self.client.write_at(buf, offset)
+    fn writev_at(&self, buf: IoBuf<'_>, offset: u64) -> Result<()> {
+        self.client.writev_at(buf, offset)
     }
 
     fn flush(&self) -> Result<()> {

@@ -6,7 +6,7 @@ use crate::{
 };
 use serde_json::Value;
 use silt_export::{
-    StopSignal,
+    Export as _, ExportAddress, StopSignal,
     nbd::{Listen, Server},
 };
 use silt_types::ErrorKind;
@@ -187,7 +187,9 @@ fn tcp_serves_loopback_and_nothing_else() {
         assert_eq!(error.kind(), ErrorKind::Invalid, "{address}");
     }
     let server = Server::bind(&Listen::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
-    let Listen::Tcp(address) = *server.address() else { panic!("not a TCP address") };
+    let ExportAddress::Nbd(Listen::Tcp(address)) = server.address() else {
+        panic!("not a TCP address")
+    };
     let error = Server::bind(&Listen::Tcp(address)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Busy, "{error:?}");
     assert!(error.chain().contains(&address.to_string()), "{error:?}");

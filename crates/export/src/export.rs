@@ -1,0 +1,55 @@
+//! What the exports have in common: where they are, and how they live.
+
+use crate::{
+    StopSignal,
+    nbd::{self, Listen},
+};
+use silt_types::Result;
+use silt_volume::BlockDevice;
+use std::{fmt, sync::Arc};
+
+/// Where a device is exported, and by which protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExportAddress {
+    /// NBD, at a Unix socket or a TCP port.
+    Nbd(Listen),
+}
+
+impl ExportAddress {
+    /// Makes the export: clients may come from now on, and are answered when it runs. The protocol's `Server::bind` has the
+    /// errors.
+    pub fn bind(&self) -> Result<Box<dyn Export>> {
+        match self {
+            ExportAddress::Nbd(listen) => Ok(Box::new(nbd::Server::bind(listen)?)),
+        }
+    }
+
+    /// The protocol, as the command line has it.
+    pub fn protocol(&self) -> &'static str {
+        match self {
+            ExportAddress::Nbd(_) => "nbd",
+        }
+    }
+}
+
+impl fmt::Display for ExportAddress {
+    /// The place alone, as the command line takes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ExportAddress::Nbd(listen) => listen.fmt(f),
+        }
+    }
+}
+
+/// A server of one device by one protocol.
+pub trait Export: Send + Sync {
+    /// Where clients find it, with what was left to choose filled in.
+    fn address(&self) -> ExportAddress;
+
+    /// Clients that are connected now.
+    fn clients(&self) -> usize;
+
+    /// Serves `device` until `stop` is given; then everything that was received is done and answered, `device` is flushed
+    /// unless it is read-only, and clients find nobody any more, all within five seconds.
+    fn run(&self, device: Arc<dyn BlockDevice>, stop: &StopSignal) -> Result<()>;
+}
