@@ -12,6 +12,7 @@ mod ingest;
 mod lease;
 mod pack;
 mod paths;
+mod reader;
 mod store;
 mod verify;
 
@@ -24,5 +25,6 @@ pub use index::PackTotals;
 pub use ingest::{Ingest, IngestCounts};
 pub use lease::Lease;
 pub use paths::StorePaths;
+pub use reader::{ChunkReader, PackPlace, Places};
 pub use store::{Store, StoreTotals};
 pub use verify::Findings;

@@ -3,24 +3,20 @@
 use crate::{
     catalog::{self, Change, Listing, Named, SnapshotRecord, State, VolumeRecord},
     chunk::{Chunk, ChunkSource, Domain, KeyContext},
-    codec,
     database::Database,
-    index::{self, PackTotals, Place},
+    index::{self, PackTotals},
     pack::PackFiles,
     paths::StorePaths,
+    reader::{ChunkReader, IndexPlaces, PackPlace, Places},
 };
-use quick_cache::{Weighter, sync::Cache};
 use silt_format::{CommitSlot, StoreFile};
 use silt_sys::durability;
-use silt_types::{
-    ChunkId, Context as _, DiskName, Error, ErrorKind, PackId, Result, SnapshotId, VolumeId,
-};
+use silt_types::{ChunkId, Context as _, DiskName, Error, ErrorKind, Result, SnapshotId, VolumeId};
 use std::{
-    collections::HashMap,
     fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::Arc,
 };
 
 /// A store that is open in this process. Cheap to clone; every method may be called from many threads.
@@ -33,20 +29,9 @@ pub struct Store {
 pub(crate) struct Shared {
     pub(crate) paths: StorePaths,
     pub(crate) domain: Domain,
-    pub(crate) database: Database,
-    pub(crate) packs: PackFiles,
-    pack_ids: RwLock<HashMap<i64, PackId>>,
-    cache: Cache<ChunkId, Chunk, ByLength>,
-}
-
-/// A cached chunk weighs its content and about what its bookkeeping takes.
-#[derive(Clone)]
-struct ByLength;
-
-impl Weighter<ChunkId, Chunk> for ByLength {
-    fn weight(&self, _id: &ChunkId, chunk: &Chunk) -> u64 {
-        chunk.len() as u64 + 128
-    }
+    pub(crate) database: Arc<Database>,
+    pub(crate) index: IndexPlaces,
+    pub(crate) reader: ChunkReader,
 }
 
 /// What a store holds, in numbers.
@@ -73,17 +58,13 @@ impl Store {
         let bytes = durability::read_file(&file, StoreFile::LEN as u64)?;
         let about =
             StoreFile::decode(&bytes).context(|| format!("{} is damaged", file.display()))?;
-        let database = Database::open(&paths.database())?;
+        let database = Arc::new(Database::open(&paths.database())?);
         catalog::check_commit(&paths, &database)?;
-        let items = (cache_bytes / (32 << 10)).max(16) as usize;
-        let shared = Shared {
-            domain: Domain::from_secret(&about.domain_secret),
-            database,
-            packs: PackFiles::new(paths.clone()),
-            pack_ids: RwLock::default(),
-            cache: Cache::with_weighter(items, cache_bytes, ByLength),
-            paths,
-        };
+        let domain = Domain::from_secret(&about.domain_secret);
+        let index = IndexPlaces::new(database.clone());
+        let (packs, places) = (PackFiles::new(paths.clone()), Box::new(index.clone()));
+        let reader = ChunkReader::new(domain.clone(), packs, places, cache_bytes);
+        let shared = Shared { paths, domain, database, index, reader };
         Ok(Store { shared: Arc::new(shared) })
     }
 
@@ -143,6 +124,18 @@ impl Store {
         self.shared.database.read_at_once(doing, |c| catalog::snapshot(c, id))
     }
 
+    /// Where a chunk is: what [`ChunkReader`]s in other processes ask for. `None` if it is not in the index.
+    pub fn place_of(&self, id: &ChunkId) -> Result<Option<PackPlace>> {
+        self.shared.index.find(id)
+    }
+
+    /// A reader of this store's chunks that needs nothing but its packs and `places`, with at most `cache_bytes` of decoded
+    /// chunks kept in memory. It lives on without the store.
+    pub fn reader(&self, places: Box<dyn Places>, cache_bytes: u64) -> ChunkReader {
+        let packs = PackFiles::new(self.shared.paths.clone());
+        ChunkReader::new(self.shared.domain.clone(), packs, places, cache_bytes)
+    }
+
     /// Every image, volume and snapshot, by name.
     pub fn list(&self) -> Result<Listing> {
         self.shared.database.read_at_once("cannot list the catalog", catalog::list)
@@ -176,23 +169,11 @@ impl Store {
 
 impl ChunkSource for Store {
     fn get(&self, context: KeyContext, id: &ChunkId) -> Result<Chunk> {
-        if context != KeyContext::Content {
-            return self.shared.read_chunk(context, id); // Nodes are cached decoded, by who decodes them.
-        }
-        match self.shared.cache.get_value_or_guard(id, None) {
-            quick_cache::sync::GuardResult::Value(chunk) => Ok(chunk),
-            quick_cache::sync::GuardResult::Guard(guard) => {
-                let chunk = self.shared.read_chunk(context, id)?;
-                // It fails only if the cache was emptied meanwhile.
-                let _ = guard.insert(chunk.clone());
-                Ok(chunk)
-            }
-            quick_cache::sync::GuardResult::Timeout => self.shared.read_chunk(context, id),
-        }
+        self.shared.reader.get(context, id)
     }
 
     fn get_hot(&self, context: KeyContext, id: &ChunkId) -> Option<Chunk> {
-        (context == KeyContext::Content).then(|| self.shared.cache.get(id)).flatten()
+        self.shared.reader.get_hot(context, id)
     }
 }
 
@@ -209,43 +190,6 @@ impl Shared {
         })?;
         catalog::record_commit(&self.paths, state)?;
         Ok(value)
-    }
-
-    fn read_chunk(&self, context: KeyContext, id: &ChunkId) -> Result<Chunk> {
-        let place = index::find(&self.database, id)?
-            .ok_or_else(|| Error::corrupt(format!("chunk {id} is missing from the index")))?;
-        self.read_place(context, &place)
-    }
-
-    /// Reads, decodes and verifies one chunk.
-    pub(crate) fn read_place(&self, context: KeyContext, place: &Place) -> Result<Chunk> {
-        let (entry, pack) = (&place.entry, self.pack_id(place.pack)?);
-        let named = || format!("chunk {} of pack {pack} is damaged", entry.id);
-        let chunk_len_max = silt_types::CHUNK_SIZE_BYTES_MAX as u32;
-        // Stored chunks are never longer than their content: see `codec`.
-        if entry.len > chunk_len_max || entry.stored_len > chunk_len_max {
-            return Err(Error::corrupt(named()));
-        }
-        let mut stored = vec![0; entry.stored_len as usize];
-        self.packs.read(pack, entry.offset, &mut stored)?;
-        let content = match entry.codec {
-            silt_format::Codec::Raw if entry.len == entry.stored_len => stored,
-            codec => codec::decompress(&stored, codec, entry.len as usize).context(named)?,
-        };
-        if self.domain.chunk_id(context, &content) != entry.id {
-            return Err(Error::corrupt(named()));
-        }
-        Ok(Chunk::new(content))
-    }
-
-    fn pack_id(&self, number: i64) -> Result<PackId> {
-        if let Some(id) = self.pack_ids.read().unwrap_or_else(PoisonError::into_inner).get(&number)
-        {
-            return Ok(*id);
-        }
-        let id = index::pack(&self.database, number)?.id;
-        self.pack_ids.write().unwrap_or_else(PoisonError::into_inner).insert(number, id);
-        Ok(id)
     }
 }
 

@@ -7,6 +7,7 @@ use crate::{
     chunk::ChunkKind,
     index::{self, PackRow, Place},
     pack::read_footer,
+    reader::PackPlace,
     store::{Shared, Store},
 };
 use silt_types::{ChunkId, Error, ErrorKind, Progress, Result};
@@ -151,7 +152,10 @@ fn check_pack(shared: &Shared, pack: &PackRow, progress: &dyn Progress) -> (Find
         let context = ChunkKind::from_u8(entry.kind).map(ChunkKind::context);
         let context = context
             .ok_or_else(|| Error::corrupt(format!("chunk {} has an unknown kind", entry.id)));
-        match context.and_then(|context| shared.read_place(context, &place)) {
+        let read = context.and_then(|context| {
+            shared.reader.read_place(context, &PackPlace { pack: pack.id, entry })
+        });
+        match read {
             Ok(chunk) => findings.bytes += chunk.len() as u64,
             Err(error) => findings.add_chunk(entry.id, error),
         }

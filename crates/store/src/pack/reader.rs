@@ -30,6 +30,11 @@ impl PackFiles {
         read_exact_at(&file, pack, buf, offset)
     }
 
+    /// What a pack says of itself.
+    pub(crate) fn footer(&self, pack: PackId) -> Result<PackFooter> {
+        read_footer(&self.paths, pack).map(|(_, footer)| footer)
+    }
+
     fn file(&self, pack: PackId) -> Result<Arc<File>> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = open.get(&pack) {

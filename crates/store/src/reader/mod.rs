@@ -1,0 +1,137 @@
+//! Reading chunks: from memory, or from where they are in a pack, decoded and verified.
+//!
+//! Needs packs, which it only reads, and somebody who knows where chunks are. So the server of a disk reads what it must
+//! without a handle on the database. Not for: writing, names, deciding what is damaged; `verify` reads each place itself.
+//!
+//! Invariants: nothing is handed out before its hash was compared, in private memory. A place that turns out wrong, since
+//! packs come and go, is looked up again once before it is an error.
+
+mod footers;
+mod places;
+
+pub(crate) use places::IndexPlaces;
+pub use places::{PackPlace, Places};
+
+use crate::{
+    chunk::{Chunk, ChunkSource, Domain, KeyContext},
+    codec,
+    pack::PackFiles,
+};
+use footers::Footers;
+use quick_cache::{
+    Weighter,
+    sync::{Cache, GuardResult},
+};
+use silt_format::Codec;
+use silt_types::{CHUNK_SIZE_BYTES_MAX, ChunkId, Context as _, Error, Result};
+use std::cell::RefCell;
+
+thread_local! {
+    // What is stored, before it is decoded.
+    static STORED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Reads the chunks of a store, and keeps decoded content that was read lately. Every method may be called from many
+/// threads.
+pub struct ChunkReader {
+    domain: Domain,
+    packs: PackFiles,
+    places: Box<dyn Places>,
+    footers: Footers,
+    cache: Cache<ChunkId, Chunk, ByLength>,
+}
+
+/// A cached chunk weighs its content and about what its bookkeeping takes.
+#[derive(Clone)]
+struct ByLength;
+
+impl Weighter<ChunkId, Chunk> for ByLength {
+    fn weight(&self, _id: &ChunkId, chunk: &Chunk) -> u64 {
+        chunk.len() as u64 + 128
+    }
+}
+
+impl ChunkReader {
+    pub(crate) fn new(
+        domain: Domain,
+        packs: PackFiles,
+        places: Box<dyn Places>,
+        cache_bytes: u64,
+    ) -> ChunkReader {
+        let items = (cache_bytes / (32 << 10)).max(16) as usize;
+        let cache = Cache::with_weighter(items, cache_bytes, ByLength);
+        ChunkReader { domain, packs, places, footers: Footers::default(), cache }
+    }
+
+    fn find(&self, id: &ChunkId) -> Result<PackPlace> {
+        let place = self.places.find(id)?;
+        place.ok_or_else(|| Error::corrupt(format!("chunk {id} is missing from the index")))
+    }
+
+    fn fetch(&self, context: KeyContext, id: &ChunkId) -> Result<Chunk> {
+        if let Some(place) = self.footers.find(id)
+            && let Ok(chunk) = self.read_place(context, &place)
+        {
+            return Ok(chunk);
+        }
+        let place = self.find(id)?;
+        match self.read_place(context, &place) {
+            Ok(chunk) => {
+                self.footers.found_in(place.pack, || self.packs.footer(place.pack));
+                Ok(chunk)
+            }
+            Err(error) => match self.find(id)? {
+                same if same == place => Err(error),
+                moved => self.read_place(context, &moved),
+            },
+        }
+    }
+
+    /// Reads, decodes and verifies one chunk.
+    pub(crate) fn read_place(&self, context: KeyContext, place: &PackPlace) -> Result<Chunk> {
+        let PackPlace { pack, entry } = place;
+        let named = || format!("chunk {} of pack {pack} is damaged", entry.id);
+        let chunk_len_max = CHUNK_SIZE_BYTES_MAX as u32;
+        // Stored chunks are never longer than their content: see `codec`.
+        if entry.len > chunk_len_max || entry.stored_len > chunk_len_max {
+            return Err(Error::corrupt(named()));
+        }
+        let content = if entry.codec == Codec::Raw && entry.len == entry.stored_len {
+            let mut content = vec![0; entry.len as usize];
+            self.packs.read(*pack, entry.offset, &mut content)?;
+            content
+        } else {
+            STORED.with_borrow_mut(|stored| {
+                stored.resize(entry.stored_len as usize, 0);
+                self.packs.read(*pack, entry.offset, stored)?;
+                codec::decompress(stored, entry.codec, entry.len as usize).context(named)
+            })?
+        };
+        if self.domain.chunk_id(context, &content) != entry.id {
+            return Err(Error::corrupt(named()));
+        }
+        Ok(Chunk::new(content))
+    }
+}
+
+impl ChunkSource for ChunkReader {
+    fn get(&self, context: KeyContext, id: &ChunkId) -> Result<Chunk> {
+        if context != KeyContext::Content {
+            return self.fetch(context, id); // Nodes are cached decoded, by who decodes them.
+        }
+        match self.cache.get_value_or_guard(id, None) {
+            GuardResult::Value(chunk) => Ok(chunk),
+            GuardResult::Guard(guard) => {
+                let chunk = self.fetch(context, id)?;
+                // It fails only if the cache was emptied meanwhile.
+                let _ = guard.insert(chunk.clone());
+                Ok(chunk)
+            }
+            GuardResult::Timeout => self.fetch(context, id),
+        }
+    }
+
+    fn get_hot(&self, context: KeyContext, id: &ChunkId) -> Option<Chunk> {
+        (context == KeyContext::Content).then(|| self.cache.get(id)).flatten()
+    }
+}
