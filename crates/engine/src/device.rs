@@ -8,10 +8,7 @@ use silt_types::{Context as _, DeltaId, DiskId, DiskName, Error, ErrorKind, Resu
 use silt_volume::{
     BlockDevice, Delta, Volume, VolumeLock, VolumeParts, read_volume_header, write_volume_header,
 };
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::path::{Path, PathBuf};
 
 /// How often what is looked at may change meanwhile: a volume that is being opened has at most eight deltas to be sealed.
 const CHANGED_MEANWHILE_MAX: u32 = 10;
@@ -77,7 +74,7 @@ impl Engine {
 
     pub(crate) fn open_snapshot(&self, snapshot: &SnapshotRecord) -> Result<OpenDisk> {
         let parts = VolumeParts {
-            source: Arc::new(self.store.clone()),
+            source: self.source.clone(),
             base: snapshot.base,
             size_bytes: snapshot.size_bytes,
             frozen: self.folders_of(&snapshot.frozen),
@@ -89,7 +86,7 @@ impl Engine {
     /// A sealed disk; `lock` is kept with it.
     pub(crate) fn open_sealed(&self, disk: DiskId, lock: Option<VolumeLock>) -> Result<OpenDisk> {
         let parts = VolumeParts {
-            source: Arc::new(self.store.clone()),
+            source: self.source.clone(),
             base: disk,
             size_bytes: disk.size_bytes,
             frozen: Vec::new(),
@@ -143,7 +140,7 @@ impl Engine {
 
     fn parts(&self, record: &VolumeRecord, own: Option<PathBuf>) -> VolumeParts {
         VolumeParts {
-            source: Arc::new(self.store.clone()),
+            source: self.source.clone(),
             base: record.base,
             size_bytes: record.size_bytes,
             frozen: self.folders_of(&record.frozen),

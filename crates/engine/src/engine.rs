@@ -1,9 +1,11 @@
 //! The engine: a store, opened.
 
-use silt_store::{Listing, Named, Store, VolumeRecord};
+use crate::broker::Broker;
+use silt_store::{ChunkSource, Listing, Named, Store, VolumeRecord};
 use silt_types::{Context as _, DiskName, Error, Name, Result};
 use std::{
     path::Path,
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -14,17 +16,30 @@ pub const CACHE_SIZE_BYTES_DEFAULT: u64 = 640 << 20;
 #[derive(Clone)]
 pub struct Engine {
     pub(crate) store: Store,
+    /// What disks are read through.
+    pub(crate) source: Arc<dyn ChunkSource>,
 }
 
 impl Engine {
     /// Opens the store at `path`. `NotFound` if there is none.
     pub fn open(path: &Path, cache_bytes: u64) -> Result<Engine> {
-        Ok(Engine { store: Store::open(path, cache_bytes)? })
+        Store::open(path, cache_bytes).map(Engine::new)
     }
 
     /// Opens the store at `path`; makes it, and the folders above it, where there is none.
     pub fn open_or_create(path: &Path, cache_bytes: u64) -> Result<Engine> {
-        Ok(Engine { store: Store::open_or_create(path, cache_bytes)? })
+        Store::open_or_create(path, cache_bytes).map(Engine::new)
+    }
+
+    fn new(store: Store) -> Engine {
+        Engine { source: Arc::new(store.clone()), store }
+    }
+
+    /// The same engine, whose disks find their chunks through a broker and need nothing of this store but its packs. They keep
+    /// at most `cache_bytes` of decoded chunks in memory.
+    pub fn reading_through(self, broker: &Broker, cache_bytes: u64) -> Engine {
+        let source = Arc::new(self.store.reader(Box::new(broker.clone()), cache_bytes));
+        Engine { source, ..self }
     }
 
     /// What a name stands for. `NotFound` if nothing.

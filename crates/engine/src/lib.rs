@@ -2,9 +2,11 @@
 //!
 //! Begin at [`Engine`]. Each file below is one thing to do; the work itself is in the crates under this one.
 
+mod broker;
 mod build;
 mod clone;
 mod commit;
+mod confinement;
 mod control;
 mod device;
 mod diff;
@@ -24,9 +26,11 @@ mod serve;
 mod snapshot;
 mod verify;
 
+pub use broker::Broker;
 pub use build::BuildRequest;
 pub use clone::CloneRequest;
 pub use commit::CommitRequest;
+pub use confinement::Confinement;
 pub use diff::DiskDiff;
 pub use engine::{CACHE_SIZE_BYTES_DEFAULT, Engine};
 pub use export::{ChangesExported, ExportCounts, ExportFormat};
@@ -36,7 +40,7 @@ pub use longer::{FileSystem, LongerClones};
 pub use resize::ResizeRequest;
 pub use rollback::{RollbackRequest, RolledBack};
 pub use seal::{Contended, SealReport};
-pub use serve::{Served, Serving};
+pub use serve::{Prepared, Served, Serving};
 pub use silt_export::{ExportAddress, StopSignal, nbd::Listen};
 pub use silt_ext4::growth::Growth;
 pub use silt_ext4::reader::{Aspect, Aspects, Change, InodeKind};

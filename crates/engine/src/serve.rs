@@ -1,12 +1,14 @@
 //! Serving a disk to block clients.
 
 use crate::{
+    broker::Broker,
+    confinement::{Confinement, Rights, confine},
     control::{ControlServer, ServedVolume},
     device::OpenDisk,
     engine::Engine,
     remove::remove_folder,
 };
-use silt_export::{Export, ExportAddress, StopSignal};
+use silt_export::{Export, ExportAddress, SocketFile, StopSignal};
 use silt_store::{Named, StorePaths, VolumeRecord};
 use silt_sys::durability::create_dir;
 use silt_types::{Context as _, DiskName, Error, Name, Result};
@@ -42,28 +44,28 @@ impl Engine {
         stop: &StopSignal,
         ready: impl FnOnce(&Served),
     ) -> Result<()> {
+        self.prepare(serving)?.run(stop, ready)
+    }
+
+    /// Does all of [`Engine::serve`] that comes before the first client: opens the disk, takes its lock, and listens. What
+    /// comes out has nothing of this engine but what its disk is read through.
+    pub fn prepare(&self, serving: &Serving) -> Result<Prepared> {
         must_fit_together(serving)?;
+        let paths = self.store.paths();
         let (disk, written) = self.open_to_serve(serving)?;
         let exports =
             serving.exports.iter().map(ExportAddress::bind).collect::<Result<Vec<_>>>()?;
-        let addresses: Vec<_> = exports.iter().map(|export| export.address()).collect();
-        if let (Some(lock), Some(first)) = (&disk.lock, addresses.first()) {
-            lock.note(&format!("{} {first}", std::process::id()))?;
-        }
-        let volume = Arc::new(disk.volume);
-        let control = written.map(|record| {
-            let paths = self.store.paths().clone();
-            ControlServer::start(ServedVolume::new(volume.clone(), paths, record))
+        let mut rights = Rights { read: vec![paths.packs()], write: Vec::new() };
+        let mut sockets: Vec<_> = exports.iter().filter_map(|export| export.socket()).collect();
+        let written = written.map(|record| {
+            let control = ControlServer::bind(paths, record.id)?;
+            sockets.push(control.path().to_owned());
+            rights.write.push(paths.volume(record.id));
+            Ok((control, paths.clone(), record))
         });
-        let control = control.transpose()?;
-        ready(&Served { exports: addresses, geometry: volume.geometry() });
-        let served = run_all(&exports, &volume, stop);
-        drop(control);
-        let closed = volume.close();
-        if let Some(lock) = &disk.lock {
-            lock.note("")?;
-        }
-        served.and(closed)
+        let written = written.transpose()?;
+        let volume = Arc::new(disk.volume);
+        Ok(Prepared { volume, lock: disk.lock, exports, written, rights, sockets })
     }
 
     /// Opens what is to be served; the record too of a volume that is to be written.
@@ -93,6 +95,48 @@ impl Engine {
                 Err(Error::invalid(message))
             }
         }
+    }
+}
+
+/// A disk about to be served: open, locked, and listened for.
+pub struct Prepared {
+    volume: Arc<Volume>,
+    lock: Option<VolumeLock>,
+    exports: Vec<Box<dyn Export>>,
+    /// Of a volume that is to be written.
+    written: Option<(SocketFile, StorePaths, VolumeRecord)>,
+    rights: Rights,
+    sockets: Vec<PathBuf>,
+}
+
+impl Prepared {
+    /// Takes from this process, for good, what serving does not need; `broker` does the rest, through which the disk must be
+    /// read. `Unsupported` if `required` and the kernel cannot do all of it. To be called before there are other threads, and
+    /// after everything else that holds the store was dropped.
+    pub fn confine(&self, broker: &Broker, required: bool) -> Result<Confinement> {
+        self.sockets.iter().try_for_each(|path| broker.remove_at_end(path))?;
+        confine(&self.rights, broker, required)
+    }
+
+    /// Serves until `stop` is given; then everything written is durable. `ready` is told once clients are answered.
+    pub fn run(self, stop: &StopSignal, ready: impl FnOnce(&Served)) -> Result<()> {
+        let Prepared { volume, lock, exports, written, .. } = self;
+        let addresses: Vec<_> = exports.iter().map(|export| export.address()).collect();
+        if let (Some(lock), Some(first)) = (&lock, addresses.first()) {
+            lock.note(&format!("{} {first}", std::process::id()))?;
+        }
+        let control = written.map(|(socket, paths, record)| {
+            ControlServer::start(socket, ServedVolume::new(volume.clone(), paths, record))
+        });
+        let control = control.transpose()?;
+        ready(&Served { exports: addresses, geometry: volume.geometry() });
+        let served = run_all(&exports, &volume, stop);
+        drop(control);
+        let closed = volume.close();
+        if let Some(lock) = &lock {
+            lock.note("")?;
+        }
+        served.and(closed)
     }
 }
 

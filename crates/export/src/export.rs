@@ -6,7 +6,7 @@ use crate::{
 };
 use silt_types::Result;
 use silt_volume::BlockDevice;
-use std::{fmt, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 /// Where a device is exported, and by which protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +45,9 @@ impl fmt::Display for ExportAddress {
 pub trait Export: Send + Sync {
     /// Where clients find it, with what was left to choose filled in.
     fn address(&self) -> ExportAddress;
+
+    /// The socket's file, if it has one.
+    fn socket(&self) -> Option<PathBuf>;
 
     /// Clients that are connected now.
     fn clients(&self) -> usize;

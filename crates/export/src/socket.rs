@@ -32,6 +32,7 @@ pub(crate) const BACKLOG: i32 = 128;
 #[derive(Debug)]
 pub struct SocketFile {
     listener: OwnedFd,
+    path: PathBuf,
     folder: OwnedFd,
     name: OsString,
     identity: (u64, u64),
@@ -55,7 +56,13 @@ impl SocketFile {
         let placed = place(path, &folder, &passing, name);
         let _ = fs::unlinkat(&folder, &passing, AtFlags::empty());
         let identity = identity(&placed?);
-        Ok(SocketFile { listener, folder, name: name.to_owned(), identity })
+        let path = path.to_owned();
+        Ok(SocketFile { listener, path, folder, name: name.to_owned(), identity })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The next client that waits; waits for one.

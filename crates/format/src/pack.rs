@@ -83,7 +83,12 @@ impl PackEntry {
         out.put_u8(self.codec as u8);
     }
 
-    fn decode(wire: &mut WireReader<'_>) -> Result<PackEntry> {
+    /// Decodes an entry by itself. `Corrupt` if it is none.
+    pub fn decode(bytes: &[u8; PackEntry::LEN]) -> Result<PackEntry> {
+        PackEntry::read(&mut WireReader::new(bytes, "a pack entry"))
+    }
+
+    fn read(wire: &mut WireReader<'_>) -> Result<PackEntry> {
         Ok(PackEntry {
             id: ChunkId::from_bytes(wire.array()?),
             offset: wire.u64()?,
@@ -148,7 +153,7 @@ impl PackFooter {
             return Err(wire.corrupt("it has too many entries"));
         }
         let entries =
-            (0..entries).map(|_| PackEntry::decode(&mut wire)).collect::<Result<Vec<_>>>()?;
+            (0..entries).map(|_| PackEntry::read(&mut wire)).collect::<Result<Vec<_>>>()?;
         let roots =
             (0..roots).map(|_| RootRecord::decode(&mut wire)).collect::<Result<Vec<_>>>()?;
         let mut at = FileHeader::LEN as u64;

@@ -3,3 +3,5 @@
 pub mod durability;
 #[allow(unsafe_code)]
 pub mod iobuf;
+#[allow(unsafe_code)]
+pub mod process;

@@ -21,7 +21,7 @@ pub(crate) mod snapshot;
 pub(crate) mod verify;
 
 use crate::cli::{Cli, Command, store_path};
-use silt_engine::{CACHE_SIZE_BYTES_DEFAULT, Engine};
+use silt_engine::{Broker, CACHE_SIZE_BYTES_DEFAULT, Engine};
 use silt_types::{Name, Result};
 use std::{
     os::unix::process::CommandExt as _,
@@ -45,6 +45,11 @@ impl Context {
     /// The store, which must be there, with a cache of this size.
     pub(crate) fn engine_with_cache(&self, cache_bytes: u64) -> Result<Engine> {
         Engine::open(&store_path(self.store.clone())?, cache_bytes)
+    }
+
+    /// A broker for the store, by a process that has no other threads yet.
+    pub(crate) fn broker(&self) -> Result<Broker> {
+        Broker::start(&store_path(self.store.clone())?)
     }
 
     /// The store, made where there is none.

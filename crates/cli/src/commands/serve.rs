@@ -1,11 +1,13 @@
 //! `silt serve`: a disk for block clients, in the foreground.
 
 use super::Context;
-use crate::output::{fail, print};
+use crate::output::{fail, print, warn};
 use serde_json::json;
-use silt_engine::{CACHE_SIZE_BYTES_DEFAULT, ExportAddress, Listen, Served, Serving, StopSignal};
+use silt_engine::{
+    CACHE_SIZE_BYTES_DEFAULT, Confinement, ExportAddress, Listen, Served, Serving, StopSignal,
+};
 use silt_types::{Error, ErrorKind, Result, format_size, parse_size};
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 /// Serve a disk to block clients until SIGTERM or Ctrl-C.
 ///
@@ -28,6 +30,12 @@ pub(crate) struct Args {
     /// Refuse writes. Several processes may serve a disk that nobody writes.
     #[arg(long)]
     read_only: bool,
+    /// Say what the server gave up before it hears from a client.
+    #[arg(long)]
+    print_confinement: bool,
+    /// Serve only if the kernel can confine the server in full (exit 9 otherwise).
+    #[arg(long)]
+    require_confinement: bool,
     /// Decoded chunks to keep in memory.
     #[arg(long, value_name = "SIZE")]
     cache: Option<String>,
@@ -56,14 +64,25 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode> {
         read_only: args.read_only,
     };
     let cache = args.cache.as_deref().map_or(Ok(CACHE_SIZE_BYTES_DEFAULT), parse_size)?;
+    // Before anything else: it shares nothing of what this process opens.
+    let broker = context.broker()?;
     // From here on the signals end the server, not the process.
     let stop = StopSignal::new()?;
     stop.trigger_on_termination()?;
-    let engine = context.engine_with_cache(cache)?;
+    let engine = context.engine_with_cache(0)?.reading_through(&broker, cache);
+    let prepared = engine.prepare(&serving)?;
+    drop(engine);
+    let confinement = prepared.confine(&broker, args.require_confinement)?;
+    if confinement.landlock.is_none() {
+        warn("warning: this kernel has no Landlock, so the server can reach its user's files");
+    }
     let mut told = None;
-    let served = engine.serve(&serving, &stop, |served| {
-        let document = || document(&serving, served);
-        let text = || text(&serving, served);
+    let served = prepared.run(&stop, |served| {
+        let document = || document(&serving, served, &confinement);
+        let text = || match args.print_confinement {
+            true => format!("{}\n{}", text(&serving, served), confinement_text(&confinement)),
+            false => text(&serving, served),
+        };
         told = Some(print(context.json, document, text));
     });
     match (served, told) {
@@ -74,7 +93,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode> {
     }
 }
 
-fn document(serving: &Serving, served: &Served) -> serde_json::Value {
+fn document(serving: &Serving, served: &Served, held: &Confinement) -> serde_json::Value {
     let export = |address: &ExportAddress| json!({ "protocol": address.protocol(), "address": address.to_string() });
     json!({
         "name": serving.name.to_string(),
@@ -82,7 +101,37 @@ fn document(serving: &Serving, served: &Served) -> serde_json::Value {
         "exports": served.exports.iter().map(export).collect::<Vec<_>>(),
         "size": served.geometry.size_bytes,
         "read_only": served.geometry.read_only,
+        "confinement": {
+            "landlock": held.landlock,
+            "read": held.read,
+            "write": held.write,
+            "system_calls": held.system_calls,
+            "open_files_max": held.open_files_max,
+            "new_privileges": false,
+        },
     })
+}
+
+/// What is in force, a line each.
+fn confinement_text(held: &Confinement) -> String {
+    let folders = |folders: &[PathBuf]| match folders {
+        [] => "nothing".to_owned(),
+        some => some.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "),
+    };
+    let landlock = match held.landlock {
+        Some(version) => [
+            format!("files (Landlock, version {version}): reads {}", folders(&held.read)),
+            format!("  writes {}", folders(&held.write)),
+            "  no TCP connection, no abstract socket, no signal to others".to_owned(),
+        ]
+        .join("\n"),
+        None => "files: all of its user's, since this kernel has no Landlock".to_owned(),
+    };
+    let (calls, files) = (held.system_calls, held.open_files_max);
+    format!(
+        "{landlock}\nsystem calls (seccomp): {calls}, and no new program or process\n\
+         privileges: none new\nlimits: {files} open files, no core dump, no locked memory"
+    )
 }
 
 fn text(serving: &Serving, served: &Served) -> String {

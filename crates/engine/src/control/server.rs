@@ -11,7 +11,7 @@ use silt_export::{SocketFile, StopSignal};
 use silt_format::FROZEN_DELTAS_MAX;
 use silt_store::{StorePaths, VolumeRecord};
 use silt_sys::durability::{random_bytes, sync_dir};
-use silt_types::{DeltaId, Error, ErrorKind, Result};
+use silt_types::{DeltaId, Error, ErrorKind, Result, VolumeId};
 use silt_volume::{Volume, write_volume_header};
 use std::{
     os::{fd::AsFd as _, unix::net::UnixStream},
@@ -95,9 +95,12 @@ pub(crate) struct ControlServer {
 
 impl ControlServer {
     /// Listens in the store's `run` folder.
-    pub(crate) fn start(served: ServedVolume) -> Result<ControlServer> {
-        let volume = served.record.lock().unwrap_or_else(PoisonError::into_inner).id;
-        let socket = SocketFile::bind_private(&socket_of(&served.paths, volume))?;
+    pub(crate) fn bind(paths: &StorePaths, volume: VolumeId) -> Result<SocketFile> {
+        SocketFile::bind_private(&socket_of(paths, volume))
+    }
+
+    /// Answers who comes to `socket`.
+    pub(crate) fn start(socket: SocketFile, served: ServedVolume) -> Result<ControlServer> {
         let stop = StopSignal::new()?;
         let until = stop.clone();
         let thread = thread::Builder::new()

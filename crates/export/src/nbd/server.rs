@@ -21,6 +21,7 @@ use silt_volume::BlockDevice;
 use std::{
     collections::HashMap,
     os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -86,6 +87,13 @@ impl Export for Server {
     /// As bound, with the port that was found for port 0.
     fn address(&self) -> ExportAddress {
         ExportAddress::Nbd(self.address.clone())
+    }
+
+    fn socket(&self) -> Option<PathBuf> {
+        match &self.address {
+            Listen::Unix(path) => Some(path.clone()),
+            Listen::Tcp(_) => None,
+        }
     }
 
     /// Those that have finished their handshake.

@@ -1,0 +1,70 @@
+//! The server's side of the connection.
+
+use super::{
+    message::{MESSAGE_LEN_MAX, Request, decode_reply},
+    server::work,
+};
+use rustix::{
+    io::retry_on_intr,
+    net::{RecvFlags, SendFlags, recv, send},
+};
+use silt_store::{PackPlace, Places};
+use silt_sys::process::HelperProcess;
+use silt_types::{ChunkId, Error, ErrorKind, Result};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// A broker and the connection to it. Clones are the same one; it ends with the last.
+#[derive(Clone, Debug)]
+pub struct Broker {
+    helper: Arc<Mutex<HelperProcess>>,
+}
+
+impl Broker {
+    /// Starts a broker for the store at `path`, which is opened when the first chunk is looked up. `Internal` if this
+    /// process has other threads already.
+    pub fn start(path: &Path) -> Result<Broker> {
+        let path = PathBuf::from(path);
+        let helper = HelperProcess::start(move |socket| work(&socket, &path))?;
+        Ok(Broker { helper: Arc::new(Mutex::new(helper)) })
+    }
+
+    /// When this process has ended, the socket or empty folder at `path` is removed. Good before [`Broker::begin`].
+    pub fn remove_at_end(&self, path: &Path) -> Result<()> {
+        let path = std::path::absolute(path)
+            .map_err(|error| Error::io(format!("cannot resolve {}", path.display()), error))?;
+        self.send(&Request::RemoveAtEnd(path))
+    }
+
+    /// From now on the broker takes nothing but look-ups from this process.
+    pub fn begin(&self) -> Result<()> {
+        self.send(&Request::Begin)
+    }
+
+    fn send(&self, request: &Request) -> Result<()> {
+        let helper = self.helper.lock().unwrap_or_else(PoisonError::into_inner);
+        send_to(&helper, request)
+    }
+}
+
+impl Places for Broker {
+    /// Costs a message each way.
+    fn find(&self, id: &ChunkId) -> Result<Option<PackPlace>> {
+        let helper = self.helper.lock().unwrap_or_else(PoisonError::into_inner);
+        send_to(&helper, &Request::Find(*id))?;
+        let mut reply = [0; MESSAGE_LEN_MAX];
+        let received = retry_on_intr(|| recv(helper.socket(), &mut reply, RecvFlags::empty()));
+        match received {
+            Ok((0, _)) => Err(Error::new(ErrorKind::Io, "the broker of this server has ended")),
+            Ok((len, _)) => decode_reply(&reply[..len]),
+            Err(errno) => Err(Error::io("the broker does not answer", errno.into())),
+        }
+    }
+}
+
+fn send_to(helper: &HelperProcess, request: &Request) -> Result<()> {
+    let sent = retry_on_intr(|| send(helper.socket(), &request.encode(), SendFlags::NOSIGNAL));
+    sent.map(drop).map_err(|errno| Error::io("the broker of this server has ended", errno.into()))
+}

@@ -1,0 +1,90 @@
+//! The broker's own side: what it does, for whom it was started, until that one has ended.
+
+use super::message::{MESSAGE_LEN_MAX, Request, encode_reply};
+use rustix::{
+    fs::{AtFlags, CWD, FileType, statat, unlinkat},
+    io::retry_on_intr,
+    net::{RecvFlags, SendFlags, recv, send},
+};
+use silt_store::{PackPlace, Store};
+use silt_types::{ChunkId, Result};
+use std::{
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+/// Names to remove: a few sockets and a folder.
+const NAMES_MAX: usize = 64;
+
+/// Serves one connection to its end, and cleans up.
+pub(super) fn work(socket: &OwnedFd, store: &Path) {
+    let mut broker = Work { path: store, store: None, names: Vec::new(), has_begun: false };
+    let mut bytes = [0; MESSAGE_LEN_MAX];
+    while let Ok((len @ 1.., _)) = retry_on_intr(|| recv(socket, &mut bytes, RecvFlags::empty())) {
+        let Some(reply) = broker.answer(&bytes[..len]) else { continue };
+        if retry_on_intr(|| send(socket, &reply, SendFlags::NOSIGNAL)).is_err() {
+            break;
+        }
+    }
+    broker.names.iter().rev().for_each(Name::remove);
+}
+
+struct Work<'a> {
+    path: &'a Path,
+    store: Option<Store>,
+    names: Vec<Name>,
+    has_begun: bool,
+}
+
+impl Work<'_> {
+    /// The reply, to what has one. What is no message, or comes too late, is passed over: the server before confinement does
+    /// not send such, and the one after has no claim to an answer.
+    fn answer(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
+        match Request::decode(bytes) {
+            Ok(Request::Find(id)) => Some(encode_reply(&self.find(&id))),
+            Ok(Request::RemoveAtEnd(path)) if !self.has_begun && self.names.len() < NAMES_MAX => {
+                self.names.extend(Name::of(path));
+                None
+            }
+            Ok(Request::Begin) => {
+                self.has_begun = true;
+                None
+            }
+            Ok(Request::RemoveAtEnd(_)) | Err(_) => None,
+        }
+    }
+
+    fn find(&mut self, id: &ChunkId) -> Result<Option<PackPlace>> {
+        if self.store.is_none() {
+            self.store = Some(Store::open(self.path, 0)?);
+        }
+        self.store.as_ref().map_or(Ok(None), |store| store.place_of(id))
+    }
+}
+
+/// A name that is removed unless it means something else by then.
+struct Name {
+    path: PathBuf,
+    identity: (u64, u64),
+    kind: FileType,
+}
+
+impl Name {
+    fn of(path: PathBuf) -> Option<Name> {
+        let found = statat(CWD, &path, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        let kind = FileType::from_raw_mode(found.st_mode);
+        let removable = matches!(kind, FileType::Socket | FileType::Directory);
+        removable.then_some(Name { path, identity: (found.st_dev, found.st_ino), kind })
+    }
+
+    fn remove(&self) {
+        let found = statat(CWD, &self.path, AtFlags::SYMLINK_NOFOLLOW);
+        if found.is_ok_and(|found| (found.st_dev, found.st_ino) == self.identity) {
+            let flags = match self.kind {
+                FileType::Directory => AtFlags::REMOVEDIR,
+                _ => AtFlags::empty(),
+            };
+            let _ = unlinkat(CWD, &self.path, flags);
+        }
+    }
+}
