@@ -19,6 +19,9 @@ use std::{
 /// How long a writer waits for another one. Transactions last milliseconds; this is for a machine that stalls.
 const WRITER_WAIT: Duration = Duration::from_secs(60);
 
+/// How long the log is asked for, at the end of a process that wrote.
+const LOG_WAIT: Duration = Duration::from_millis(20);
+
 /// Pages that a connection keeps in memory, in KiB: the inner pages of an index of 16 million chunks fit.
 const WRITER_CACHE_KIB: i64 = 24 << 10;
 const READER_CACHE_KIB: i64 = 8 << 10;
@@ -60,6 +63,18 @@ pub(crate) struct Database {
     path: PathBuf,
     writer: Mutex<Option<Connection>>,
     readers: Mutex<Vec<Connection>>,
+}
+
+impl Drop for Database {
+    /// Moves what this process wrote out of the log. SQLite does it for the last process that leaves, but the brokers of
+    /// servers stay for long, and what damage can be met is to be in one file. Where others are reading it is theirs to do.
+    fn drop(&mut self) {
+        let writer = self.writer.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(connection) = writer {
+            let _ = connection.busy_timeout(LOG_WAIT);
+            let _ = connection.pragma(None, "wal_checkpoint", "TRUNCATE", |_| Ok(()));
+        }
+    }
 }
 
 impl Database {

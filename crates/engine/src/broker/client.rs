@@ -1,7 +1,7 @@
 //! The server's side of the connection.
 
 use super::{
-    message::{MESSAGE_LEN_MAX, Request, decode_reply},
+    message::{MESSAGE_LEN_MAX, Reply, Request, decode_reply},
     server::work,
 };
 use rustix::{
@@ -23,8 +23,8 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Starts a broker for the store at `path`, which is opened when the first chunk is looked up. `Internal` if this
-    /// process has other threads already.
+    /// Starts a broker for the store at `path`, which it opens when it is first asked something. `Internal` if this process
+    /// has other threads already.
     pub fn start(path: &Path) -> Result<Broker> {
         let path = PathBuf::from(path);
         let helper = HelperProcess::start(move |socket| work(&socket, &path))?;
@@ -38,22 +38,20 @@ impl Broker {
         self.send(&Request::RemoveAtEnd(path))
     }
 
-    /// From now on the broker takes nothing but look-ups from this process.
+    /// Waits until the broker has the store open, so that it needs nothing more of the system; from now on it takes nothing
+    /// but look-ups from this process.
     pub fn begin(&self) -> Result<()> {
-        self.send(&Request::Begin)
+        self.ask(&Request::Begin).map(drop)
     }
 
     fn send(&self, request: &Request) -> Result<()> {
         let helper = self.helper.lock().unwrap_or_else(PoisonError::into_inner);
         send_to(&helper, request)
     }
-}
 
-impl Places for Broker {
-    /// Costs a message each way.
-    fn find(&self, id: &ChunkId) -> Result<Option<PackPlace>> {
+    fn ask(&self, request: &Request) -> Reply {
         let helper = self.helper.lock().unwrap_or_else(PoisonError::into_inner);
-        send_to(&helper, &Request::Find(*id))?;
+        send_to(&helper, request)?;
         let mut reply = [0; MESSAGE_LEN_MAX];
         let received = retry_on_intr(|| recv(helper.socket(), &mut reply, RecvFlags::empty()));
         match received {
@@ -61,6 +59,13 @@ impl Places for Broker {
             Ok((len, _)) => decode_reply(&reply[..len]),
             Err(errno) => Err(Error::io("the broker does not answer", errno.into())),
         }
+    }
+}
+
+impl Places for Broker {
+    /// Costs a message each way.
+    fn find(&self, id: &ChunkId) -> Result<Option<PackPlace>> {
+        self.ask(&Request::Find(*id))
     }
 }
 

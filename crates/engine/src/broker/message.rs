@@ -17,7 +17,7 @@ pub(super) const MESSAGE_LEN_MAX: usize = 8192;
 pub(super) enum Request {
     /// When the server has ended, remove the name of this socket, or of this empty folder.
     RemoveAtEnd(PathBuf),
-    /// From now on only [`Request::Find`] counts. No answer.
+    /// From now on only [`Request::Find`] counts. Answered, with nothing found, once the store is open.
     Begin,
     /// Where is this chunk? Answered with a [`Reply`].
     Find(ChunkId),

@@ -48,17 +48,21 @@ impl Work<'_> {
             }
             Ok(Request::Begin) => {
                 self.has_begun = true;
-                None
+                Some(encode_reply(&self.store().map(|_| None)))
             }
             Ok(Request::RemoveAtEnd(_)) | Err(_) => None,
         }
     }
 
     fn find(&mut self, id: &ChunkId) -> Result<Option<PackPlace>> {
-        if self.store.is_none() {
-            self.store = Some(Store::open(self.path, 0)?);
+        self.store()?.place_of(id)
+    }
+
+    fn store(&mut self) -> Result<&Store> {
+        match &mut self.store {
+            Some(store) => Ok(store),
+            none => Ok(none.insert(Store::open(self.path, 0)?)),
         }
-        self.store.as_ref().map_or(Ok(None), |store| store.place_of(id))
     }
 }
 

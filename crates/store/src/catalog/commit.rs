@@ -36,7 +36,12 @@ pub(crate) fn check_commit(paths: &StorePaths, database: &Database) -> Result<()
         std::io::ErrorKind::NotFound => Error::corrupt(format!("{} is missing", path.display())),
         _ => Error::io(format!("cannot open {}", path.display()), error),
     })?;
-    let recorded = read_commit_slots(&file).context(|| format!("{} is damaged", path.display()))?;
+    // Without the lock a slot may be met half written. With it, what looks damaged is.
+    let read = read_commit_slots(&file).or_else(|_| {
+        file.lock_shared().context(|| format!("cannot lock {}", path.display()))?;
+        read_commit_slots(&file)
+    });
+    let recorded = read.context(|| format!("{} is damaged", path.display()))?;
     let state = database.read("cannot read the state of the catalog", |c| Ok(State::read(c)))??;
     if (state.number as u64) < recorded {
         let message = format!(

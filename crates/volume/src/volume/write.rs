@@ -9,6 +9,11 @@ use std::sync::{Arc, PoisonError, RwLockReadGuard};
 const BLOCK: usize = BLOCK_SIZE_BYTES as usize;
 const ZERO_BLOCK: [u8; BLOCK] = [0; BLOCK];
 
+/// A block in one page: the kernel takes what is written page by page, and a page that is not there just then may part a
+/// write in two, which is not to part a sector.
+#[repr(align(4096))]
+struct Merged([u8; BLOCK]);
+
 /// Blocks zeroed at a time, 1 GiB, so that a guest that discards its whole disk does not hold others up.
 const ZERO_BLOCKS_MAX: u64 = 1 << 18;
 
@@ -58,11 +63,11 @@ impl Volume {
         if own.members().contains(block) {
             return own.overwrite(part, offset);
         }
-        let mut merged = ZERO_BLOCK;
-        self.read_block(layers, &mut merged, block)?;
+        let mut merged = Merged(ZERO_BLOCK);
+        self.read_block(layers, &mut merged.0, block)?;
         let start = (offset % BLOCK_SIZE_BYTES) as usize;
-        part.copy_to(&mut merged[start..start + part.len()]);
-        own.write_blocks(merged.as_slice().into(), block)
+        part.copy_to(&mut merged.0[start..start + part.len()]);
+        own.write_blocks(merged.0.as_slice().into(), block)
     }
 
     pub(super) fn discard_whole_blocks(&self, offset: u64, len_bytes: u64) -> Result<()> {
