@@ -5,6 +5,7 @@
 
 mod building;
 mod commands;
+mod confining;
 mod damage;
 mod determinism;
 mod diffing;

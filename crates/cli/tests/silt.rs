@@ -154,7 +154,12 @@ impl Silt {
     pub(crate) fn serve_at(&self, socket: &str, name: &str, options: &[&str]) -> Server {
         let socket = self.path(socket);
         let args = ["serve", name, "--nbd", socket.to_str().unwrap()];
-        Server::start(self.command(&[&args, options].concat()), socket)
+        self.start(self.command(&[&args, options].concat()), socket)
+    }
+
+    /// Starts a server that is to listen at a socket; returns once it accepts.
+    pub(crate) fn start(&self, command: Command, socket: PathBuf) -> Server {
+        Server::start(command, socket)
     }
 }
 

@@ -49,5 +49,6 @@ pub use silt_store::{
     Compression, FrozenDelta, ImageRecord, IngestCounts, Listing, Named, SnapshotPurpose,
     SnapshotRecord, VolumeRecord,
 };
+pub use silt_sys::process::become_user;
 pub use silt_volume::SealCounts;
 pub use verify::{Damage, VerifyReport};

@@ -17,7 +17,10 @@ use std::{
     env, fs,
     io::{self, Read as _, Write as _},
     net::{TcpListener, TcpStream, UdpSocket},
-    os::unix::net::{UnixListener, UnixStream},
+    os::unix::{
+        fs::PermissionsExt as _,
+        net::{UnixListener, UnixStream},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc,
@@ -204,6 +207,10 @@ fn escapes(place: &Path, others: &[PathBuf], tcp: &str) -> String {
     must_fail("reading /etc/passwd", read(Path::new("/etc/passwd")));
     must_fail("reading other processes", fs::read_dir("/proc/1").map(drop));
     must_fail("making a file beside the socket", make(&place.join("x")));
+
+    let mode = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o644));
+    must_fail("changing a mode", mode(&store.join("catalog.db")));
+    must_fail("changing an owner", std::os::unix::fs::chown(&store, Some(1), None));
 
     // The network, and other services of the host.
     must_fail("connecting by TCP", TcpStream::connect(tcp).map(drop));

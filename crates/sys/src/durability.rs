@@ -30,13 +30,20 @@ pub fn create_file(path: &Path) -> Result<File> {
         }
         other => other.context(|| format!("cannot make {}", path.display()))?,
     };
-    let mode = Permissions::from_mode(FILE_MODE);
-    file.set_permissions(mode).map_err(|error| {
+    make_private(&file, FILE_MODE).map_err(|error| {
         // Else the next try would find it taken.
         let _ = fs::remove_file(path);
         Error::io(format!("cannot set the mode of {}", path.display()), error)
     })?;
     Ok(file)
+}
+
+/// Undoes what an odd umask did. Any other needs no change of the mode, which a confined process could not make.
+fn make_private(file: &File, mode: u32) -> io::Result<()> {
+    match file.metadata()?.permissions().mode() & 0o7777 {
+        found if found == mode => Ok(()),
+        _ => file.set_permissions(Permissions::from_mode(mode)),
+    }
 }
 
 /// Makes a folder, private whatever the umask, unless it is there. True if it was made. Durable only after
@@ -51,9 +58,14 @@ pub fn create_dir(path: &Path) -> Result<bool> {
             return Err(Error::io(format!("cannot make the folder {}", path.display()), error));
         }
     }
-    let mode = Permissions::from_mode(DIR_MODE);
-    fs::set_permissions(path, mode)
-        .context(|| format!("cannot set the mode of {}", path.display()))?;
+    let opened = match File::open(path) {
+        // Not even its owner can open it under some umasks.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            fs::set_permissions(path, Permissions::from_mode(DIR_MODE))
+        }
+        opened => opened.and_then(|folder| make_private(&folder, DIR_MODE)),
+    };
+    opened.context(|| format!("cannot set the mode of {}", path.display()))?;
     Ok(true)
 }
 

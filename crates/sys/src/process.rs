@@ -4,8 +4,9 @@ use rustix::{
     io::Errno,
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
 };
-use silt_types::{Context as _, Error, Result};
+use silt_types::{Context as _, Error, ErrorKind, Result};
 use std::{
+    ffi::CString,
     fs,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -59,6 +60,36 @@ impl Drop for HelperProcess {
         while unsafe { libc::waitpid(self.pid, &raw mut status, 0) } < 0
             && std::io::Error::last_os_error().raw_os_error() == Some(libc::EINTR)
         {}
+    }
+}
+
+/// Becomes a user, given by name or number, with that user's main group and no other, for good. `NotFound` if there is none of
+/// that name; `Internal` if there are other threads, which would stay who they are.
+pub fn become_user(user: &str) -> Result<()> {
+    must_be_single_threaded()?;
+    let (uid, gid) = ids_of(user)?;
+    // SAFETY: plain calls on numbers, in the order in which each is still allowed.
+    let done = unsafe {
+        libc::setgroups(0, std::ptr::null()) == 0
+            && libc::setresgid(gid, gid, gid) == 0
+            && libc::setresuid(uid, uid, uid) == 0
+    };
+    if done {
+        return Ok(());
+    }
+    Err(Error::io(format!("cannot become user {user}"), std::io::Error::last_os_error()))
+}
+
+fn ids_of(user: &str) -> Result<(libc::uid_t, libc::gid_t)> {
+    let nobody = || Error::new(ErrorKind::NotFound, format!("there is no user {user}"));
+    let name = CString::new(user).map_err(|_| nobody())?;
+    // SAFETY: the one thread there is may use the C library's buffer, and copies what it needs before the next call.
+    unsafe {
+        let found = match user.parse() {
+            Ok(uid) => libc::getpwuid(uid),
+            Err(_) => libc::getpwnam(name.as_ptr()),
+        };
+        found.as_ref().map(|found| (found.pw_uid, found.pw_gid)).ok_or_else(nobody)
     }
 }
 

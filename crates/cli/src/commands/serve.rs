@@ -5,6 +5,7 @@ use crate::output::{fail, print, warn};
 use serde_json::json;
 use silt_engine::{
     CACHE_SIZE_BYTES_DEFAULT, Confinement, ExportAddress, Listen, Served, Serving, StopSignal,
+    become_user,
 };
 use silt_types::{Error, ErrorKind, Result, format_size, parse_size};
 use std::{path::PathBuf, process::ExitCode};
@@ -30,6 +31,9 @@ pub(crate) struct Args {
     /// Refuse writes. Several processes may serve a disk that nobody writes.
     #[arg(long)]
     read_only: bool,
+    /// Become this user, whose the store is, before anything is opened.
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
     /// Say what the server gave up before it hears from a client.
     #[arg(long)]
     print_confinement: bool,
@@ -64,6 +68,9 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode> {
         read_only: args.read_only,
     };
     let cache = args.cache.as_deref().map_or(Ok(CACHE_SIZE_BYTES_DEFAULT), parse_size)?;
+    if let Some(user) = &args.user {
+        become_user(user)?;
+    }
     // Before anything else: it shares nothing of what this process opens.
     let broker = context.broker()?;
     // From here on the signals end the server, not the process.

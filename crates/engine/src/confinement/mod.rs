@@ -8,7 +8,10 @@ mod paths;
 mod system_calls;
 
 use crate::broker::Broker;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::{
+    fs::Mode,
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
 use silt_types::{Error, ErrorKind, Result};
 use std::path::PathBuf;
 
@@ -45,6 +48,8 @@ pub struct Confinement {
 pub(crate) fn confine(rights: &Rights, broker: &Broker, required: bool) -> Result<Confinement> {
     silt_sys::process::must_be_single_threaded()?;
     broker.begin()?;
+    // What is made from now on is private without its mode being set, which Landlock cannot hold and so is taken away.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let open_files_max = limit_resources()?;
     let landlock = paths::restrict(rights)?;
     if required && landlock.is_none() {
