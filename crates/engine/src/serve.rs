@@ -64,7 +64,9 @@ impl Engine {
             Ok((control, paths.clone(), record))
         });
         let written = written.transpose()?;
-        let volume = Arc::new(disk.volume);
+        let mut volume = disk.volume;
+        volume.read_ahead();
+        let volume = Arc::new(volume);
         Ok(Prepared { volume, lock: disk.lock, exports, written, rights, sockets })
     }
 

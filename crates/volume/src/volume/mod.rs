@@ -10,6 +10,7 @@
 mod first_touch;
 mod layers;
 mod read;
+mod readahead;
 mod rotate;
 mod status;
 mod write;
@@ -24,6 +25,7 @@ use crate::{
 };
 use first_touch::FirstTouch;
 use layers::{Layer, Layers};
+use readahead::Readahead;
 use rotate::Recorded;
 use silt_format::FROZEN_DELTAS_MAX;
 use silt_store::ChunkSource;
@@ -58,6 +60,7 @@ pub struct Volume {
     layers: RwLock<Arc<Layers>>,
     size_bytes: u64,
     first_touch: FirstTouch,
+    readahead: Option<Readahead>,
     rotations: Mutex<()>,
 }
 
@@ -96,8 +99,15 @@ impl Volume {
             layers: RwLock::new(Arc::new(layers)),
             size_bytes,
             first_touch: FirstTouch::default(),
+            readahead: None,
             rotations: Mutex::default(),
         })
+    }
+
+    /// From now on chunks are fetched ahead of whoever reads in order, by threads that the first such reader starts. The source
+    /// must keep some 32 MiB of them.
+    pub fn read_ahead(&mut self) {
+        self.readahead = Some(Readahead::new(self.source.clone()));
     }
 
     /// Flushes, and records that the volume was left in good order, so that a shortened record of its delta is noticed.

@@ -23,14 +23,23 @@ impl Volume {
     pub(super) fn read(&self, buf: IoBufMut<'_>, offset: u64) -> Result<()> {
         self.check(offset, buf.len() as u64)?;
         // Nobody is kept waiting while chunks are fetched.
-        self.read_layers(&self.layers(), buf, offset, Effort::Any).map(|_| ())
+        let layers = self.layers();
+        if let Some(readahead) = &self.readahead {
+            readahead.miss(&layers, offset, buf.len() as u64);
+        }
+        self.read_layers(&layers, buf, offset, Effort::Any).map(|_| ())
     }
 
     /// True if all of it was hot; else `buf` may be filled in part.
     pub(super) fn read_if_hot(&self, buf: IoBufMut<'_>, offset: u64) -> Result<bool> {
         self.check(offset, buf.len() as u64)?;
         let layers = self.layers.read().unwrap_or_else(PoisonError::into_inner);
-        self.read_layers(&layers, buf, offset, Effort::Hot)
+        let len = buf.len() as u64;
+        let is_hot = self.read_layers(&layers, buf, offset, Effort::Hot)?;
+        if let Some(readahead) = self.readahead.as_ref().filter(|_| is_hot) {
+            readahead.hit(&layers, offset, len);
+        }
+        Ok(is_hot)
     }
 
     /// Reads a whole block, even where the disk ends within it; it is zero from there on.

@@ -155,6 +155,36 @@ fn an_image_reads_as_it_was_built_and_takes_no_writes() {
 }
 
 #[test]
+fn a_volume_that_reads_ahead_reads_the_same_while_it_is_written() {
+    let (fixture, mut bytes) = Fixture::new();
+    let mut volume = fixture.open();
+    volume.read_ahead();
+    for round in 0..20u8 {
+        for at in (0..LEN).step_by(3 * BLOCK) {
+            let end = (at + 3 * BLOCK).min(LEN);
+            let mut found = vec![0xee; end - at];
+            if !volume.read_hot(found.as_mut_slice().into(), at as u64).unwrap() {
+                volume.read_at(&mut found, at as u64).unwrap();
+            }
+            assert_same(&found, &bytes[at..end], "read in order");
+            // Just where the next read is being prepared for.
+            let ahead = (end + 5 * BLOCK + usize::from(round) * 100).min(LEN - 700);
+            volume.write_at(&[round; 700], ahead as u64).unwrap();
+            bytes[ahead..ahead + 700].fill(round);
+        }
+    }
+    drop(volume);
+    let (_, untouched) = base(&fixture.chunks);
+    let mut image = Volume::open(VolumeParts { own: None, ..fixture.parts() }).unwrap();
+    image.read_ahead();
+    for at in (0..LEN).step_by(BLOCK) {
+        let mut found = vec![0; BLOCK.min(LEN - at)];
+        image.read_at(&mut found, at as u64).unwrap();
+        assert_same(&found, &untouched[at..at + found.len()], "the image");
+    }
+}
+
+#[test]
 fn requests_beyond_the_disk_are_invalid() {
     let (fixture, _) = Fixture::new();
     let volume = fixture.open();
