@@ -16,6 +16,7 @@ mod generations;
 mod nbd;
 mod sealing;
 mod server;
+mod servers;
 mod sharing;
 mod side;
 mod smallfiles;
@@ -33,7 +34,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 /// A section measures and returns its tables.
 type Section = fn(&Bench) -> Result<Vec<table::Table>>;
 
-const SECTIONS: [(&str, Section); 12] = [
+const SECTIONS: [(&str, Section); 13] = [
     ("build", build::against_mke2fs),
     ("compression", build::compression_levels),
     ("codecs", codecs::run),
@@ -42,6 +43,7 @@ const SECTIONS: [(&str, Section); 12] = [
     ("export", export::run),
     ("clone", clone::run),
     ("nbd", nbd::run),
+    ("servers", servers::run),
     ("fork", fork::run),
     ("snapshot", snapshot::run),
     ("generations", generations::run),
