@@ -6,6 +6,7 @@
 //!
 //! Where next: one module per section; `side` runs and times programs, `table` prints.
 
+mod boot;
 mod build;
 mod clone;
 mod codecs;
@@ -34,7 +35,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 /// A section measures and returns its tables.
 type Section = fn(&Bench) -> Result<Vec<table::Table>>;
 
-const SECTIONS: [(&str, Section); 13] = [
+const SECTIONS: [(&str, Section); 14] = [
     ("build", build::against_mke2fs),
     ("compression", build::compression_levels),
     ("codecs", codecs::run),
@@ -43,6 +44,7 @@ const SECTIONS: [(&str, Section); 13] = [
     ("export", export::run),
     ("clone", clone::run),
     ("nbd", nbd::run),
+    ("boot", boot::run),
     ("servers", servers::run),
     ("fork", fork::run),
     ("snapshot", snapshot::run),
