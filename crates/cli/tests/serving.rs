@@ -3,7 +3,7 @@
 use crate::silt::{Ran, Silt, judge, pseudo_random, wait_for, wait_for_end};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use silt_testkit::nbd_client::NbdClient;
+use silt_testkit::nbd_client::{NbdClient, NbdSession};
 use silt_volume::BlockDevice as _;
 use std::{
     ffi::OsStr,
@@ -214,4 +214,80 @@ fn fio_finds_every_byte_that_it_wrote() {
     assert!(ran.status.success(), "{ran:?}");
     server.stop();
     silt.assert_verified();
+}
+
+/// That clients may use several connections as if they were one.
+#[test]
+fn a_flush_on_one_connection_covers_what_was_answered_on_another() {
+    let silt = with_volume();
+    let server = silt.serve("volume", &[]);
+    let (one, other) =
+        (NbdClient::connect(&server.socket).unwrap(), NbdClient::connect(&server.socket).unwrap());
+    one.write_at(&[7; 8192], 1 << 20).unwrap();
+    one.write_zeroes(2 << 20, 4096, true).unwrap();
+    other.flush().unwrap();
+    // Nobody flushes this, so a killed server takes it along: else the test would show nothing.
+    other.write_at(&[8; 8192], 3 << 20).unwrap();
+    server.kill();
+    let server = silt.serve("volume", &[]);
+    let client = NbdClient::connect(&server.socket).unwrap();
+    let mut found = vec![0; 8192];
+    client.read_at(&mut found, 1 << 20).unwrap();
+    assert!(found == [7; 8192]);
+    client.read_at(&mut found[..4096], 2 << 20).unwrap();
+    assert!(found[..4096] == [0; 4096]);
+    client.read_at(&mut found, 3 << 20).unwrap();
+    assert!(found != [8; 8192]);
+    server.stop();
+}
+
+/// The bound of `docs/internals/nbd.md`: 8 MiB for a connection.
+#[test]
+fn clients_that_ask_and_never_listen_cost_no_more_than_their_bound() {
+    const CLIENTS: u64 = 16;
+    let silt = with_volume();
+    let server = silt.serve("volume", &["--cache", "1M"]);
+    let resident_kib = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.split_whitespace().next().unwrap().parse::<u64>().unwrap()
+    };
+    NbdClient::connect(&server.socket).unwrap().flush().unwrap();
+    let before = resident_kib();
+    let mut deaf: Vec<NbdSession> = (0..CLIENTS)
+        .map(|_| {
+            let mut session = NbdSession::connect(&server.socket).unwrap();
+            session.enter(true).unwrap();
+            session
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        for session in &mut deaf {
+            scope.spawn(move || {
+                // Until the server takes no more, which is what it should come to.
+                for cookie in 0..1000 {
+                    let reads = cookie % 2 == 0;
+                    let (command, len) = if reads { ((0, 0), 16 << 20) } else { ((0, 1), 20_001) };
+                    let payload = vec![1; if reads { 0 } else { len as usize }];
+                    if session
+                        .request(
+                            command,
+                            cookie,
+                            (1, len - 1),
+                            &payload[..payload.len().saturating_sub(1)],
+                        )
+                        .is_err()
+                    {
+                        break;
+                    }
+                }
+            });
+        }
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        let grown = resident_kib() - before;
+        assert!(grown < CLIENTS * (8 << 10), "{grown} KiB for {CLIENTS} clients");
+        // The others are served on.
+        NbdClient::connect(&server.socket).unwrap().flush().unwrap();
+        kill_process(Pid::from_raw(server.pid() as i32).unwrap(), Signal::KILL).unwrap();
+    });
 }

@@ -43,7 +43,7 @@ pub struct NbdReply {
     /// Data with its offset on the disk (in a simple reply: unknown, and 0), in the order received.
     pub data: Vec<(u64, Vec<u8>)>,
     /// Lengths and flags.
-    pub extents: Vec<(u32, u32)>,
+    pub extents: Vec<(u64, u64)>,
     /// It came in chunks.
     pub is_structured: bool,
 }
@@ -51,6 +51,8 @@ pub struct NbdReply {
 /// A connection at any stage of the protocol.
 pub struct NbdSession {
     stream: Box<dyn Stream>,
+    /// Headers are the extended ones, with lengths of 64 bits.
+    extended: bool,
     /// Lengths of reads under way.
     reads: HashMap<u64, usize>,
     /// Replies of which a chunk is still to come.
@@ -77,7 +79,12 @@ impl NbdSession {
 
     /// A session over a stream of one's own.
     pub fn over(stream: impl Stream + 'static) -> NbdSession {
-        NbdSession { stream: Box::new(stream), reads: HashMap::new(), partial: HashMap::new() }
+        NbdSession {
+            stream: Box::new(stream),
+            extended: false,
+            reads: HashMap::new(),
+            partial: HashMap::new(),
+        }
     }
 
     /// Sends any bytes.
@@ -143,9 +150,19 @@ impl NbdSession {
     /// The usual way in: structured replies and `base:allocation` if `structured`, then the default export. Returns its
     /// size and transmission flags.
     pub fn enter(&mut self, structured: bool) -> Result<(u64, u16)> {
+        self.enter_with(if structured { Some(8) } else { None })
+    }
+
+    /// The same with extended headers.
+    pub fn enter_extended(&mut self) -> Result<(u64, u16)> {
+        self.extended = true;
+        self.enter_with(Some(11))
+    }
+
+    fn enter_with(&mut self, headers: Option<u32>) -> Result<(u64, u16)> {
         self.greet(3)?;
-        if structured {
-            self.option(8, b"")?;
+        if let Some(headers) = headers {
+            self.option(headers, b"")?;
             self.option(10, b"\0\0\0\0\0\0\0\x01\0\0\0\x0fbase:allocation")?;
         }
         let answers = self.option(7, &[0; 6])?;
@@ -169,18 +186,34 @@ impl NbdSession {
         header
     }
 
+    fn header_of(&self, flags: u16, command: u16, cookie: u64, range: (u64, u64)) -> Vec<u8> {
+        let (offset, len) = range;
+        if !self.extended {
+            let len = len.try_into().unwrap_or(u32::MAX);
+            return NbdSession::header(flags, command, cookie, offset, len);
+        }
+        let mut header = 0x21e4_1c71u32.to_be_bytes().to_vec();
+        // A write says that its length is that of a payload.
+        header.extend((flags | if command == 1 { 1 << 5 } else { 0 }).to_be_bytes());
+        header.extend(command.to_be_bytes());
+        header.extend(cookie.to_be_bytes());
+        header.extend(offset.to_be_bytes());
+        header.extend(len.to_be_bytes());
+        header
+    }
+
     /// Sends a request; `payload` goes along with a write.
     pub fn request(
         &mut self,
         (flags, command): (u16, u16),
         cookie: u64,
-        (offset, len): (u64, u32),
+        (offset, len): (u64, u64),
         payload: &[u8],
     ) -> io::Result<()> {
         if command == 0 {
             self.reads.insert(cookie, len as usize);
         }
-        let mut request = NbdSession::header(flags, command, cookie, offset, len);
+        let mut request = self.header_of(flags, command, cookie, (offset, len));
         request.extend(payload);
         self.send(&request)
     }
@@ -191,8 +224,8 @@ impl NbdSession {
         loop {
             let magic = self.receive(4).context(what)?;
             match number(&magic) {
-                0x6744_6698 => return self.simple_reply().context(what),
-                0x668e_33ef => {
+                0x6744_6698 if !self.extended => return self.simple_reply().context(what),
+                0x668e_33ef | 0x6e8a_278c if self.extended == (number(&magic) == 0x6e8a_278c) => {
                     if let Some(reply) = self.chunk().context(what)? {
                         return Ok(reply);
                     }
@@ -206,7 +239,7 @@ impl NbdSession {
     pub fn ask(
         &mut self,
         command: (u16, u16),
-        range: (u64, u32),
+        range: (u64, u64),
         payload: &[u8],
     ) -> Result<NbdReply> {
         let cookie = 0xc00c_1e00_0000_0000 | u64::from(command.1);
@@ -231,9 +264,10 @@ impl NbdSession {
 
     /// One chunk, and with the last one of a reply the whole of it.
     fn chunk(&mut self) -> io::Result<Option<NbdReply>> {
-        let rest = self.receive(16)?;
+        let rest = self.receive(if self.extended { 28 } else { 16 })?;
         let (flags, kind) = (number(&rest[..2]), number(&rest[2..4]));
-        let (cookie, len) = (number(&rest[4..12]), number(&rest[12..]) as usize);
+        let len = number(&rest[if self.extended { 20 } else { 12 }..]) as usize;
+        let cookie = number(&rest[4..12]);
         let payload = self.receive(len)?;
         let reply = self.partial.entry(cookie).or_default();
         (reply.cookie, reply.is_structured) = (cookie, true);
@@ -241,11 +275,17 @@ impl NbdSession {
         match kind {
             0 if len == 0 => (),
             1 if len > 8 => reply.data.push((number(&payload[..8]), payload[8..].to_vec())),
-            5 if len >= 12 && len % 8 == 4 => reply.extents.extend(
+            5 if !self.extended && len >= 12 && len % 8 == 4 => reply.extents.extend(
                 payload[4..]
                     .chunks_exact(8)
-                    .map(|extent| (number(&extent[..4]) as u32, number(&extent[4..]) as u32)),
+                    .map(|extent| (number(&extent[..4]), number(&extent[4..]))),
             ),
+            6 if self.extended && len % 16 == 8 && number(&payload[4..8]) as usize == len / 16 => {
+                let extents = payload[8..].chunks_exact(16);
+                reply
+                    .extents
+                    .extend(extents.map(|extent| (number(&extent[..8]), number(&extent[8..]))));
+            }
             0x8001 if len >= 6 && number(&payload[4..6]) as usize == len - 6 => {
                 reply.error = number(&payload[..4]) as u32;
                 reply.message = String::from_utf8(payload[6..].to_vec()).map_err(|_| broken())?;
@@ -273,8 +313,20 @@ pub struct NbdClient {
 impl NbdClient {
     /// Enters the default export of the server behind a Unix socket.
     pub fn connect(path: &Path) -> Result<NbdClient> {
+        NbdClient::enter(path, |session| session.enter(true))
+    }
+
+    /// The same with extended headers.
+    pub fn connect_extended(path: &Path) -> Result<NbdClient> {
+        NbdClient::enter(path, NbdSession::enter_extended)
+    }
+
+    fn enter(
+        path: &Path,
+        way: impl FnOnce(&mut NbdSession) -> Result<(u64, u16)>,
+    ) -> Result<NbdClient> {
         let mut session = NbdSession::connect(path)?;
-        let (size_bytes, flags) = session.enter(true)?;
+        let (size_bytes, flags) = way(&mut session)?;
         let geometry = Geometry { size_bytes, read_only: flags & 2 != 0 };
         Ok(NbdClient { session: Mutex::new(session), geometry })
     }
@@ -290,7 +342,7 @@ impl NbdClient {
         }
     }
 
-    fn ask(&self, command: (u16, u16), range: (u64, u32), payload: &[u8]) -> Result<NbdReply> {
+    fn ask(&self, command: (u16, u16), range: (u64, u64), payload: &[u8]) -> Result<NbdReply> {
         let reply = self.lock().ask(command, range, payload)?;
         let kind = match reply.error {
             0 => return Ok(reply),
@@ -308,7 +360,7 @@ impl NbdClient {
         let end = offset + len;
         while offset < end {
             let part = (end - offset).min(REQUEST_BYTES_MAX);
-            self.ask(command, (offset, part as u32), b"")?;
+            self.ask(command, (offset, part), b"")?;
             offset += part;
         }
         Ok(())
@@ -332,7 +384,7 @@ impl BlockDevice for NbdClient {
         self.check(offset, buf.len() as u64)?;
         for (index, part) in buf.chunks_mut(REQUEST_BYTES_MAX as usize).enumerate() {
             let start = offset + index as u64 * REQUEST_BYTES_MAX;
-            let reply = self.ask((0, 0), (start, part.len() as u32), b"")?;
+            let reply = self.ask((0, 0), (start, part.len() as u64), b"")?;
             let mut filled = 0;
             for (at, data) in &reply.data {
                 let place = at
@@ -354,7 +406,7 @@ impl BlockDevice for NbdClient {
         self.check(offset, buf.len() as u64)?;
         for (index, part) in buf.chunks(REQUEST_BYTES_MAX as usize).enumerate() {
             let start = offset + index as u64 * REQUEST_BYTES_MAX;
-            self.ask((0, 1), (start, part.len() as u32), part)?;
+            self.ask((0, 1), (start, part.len() as u64), part)?;
         }
         Ok(())
     }
@@ -380,10 +432,10 @@ impl BlockDevice for NbdClient {
     ) -> Result<Vec<BlockStatus>> {
         self.check(offset, len_bytes)?;
         let only_one = if runs_max == 1 { 8 } else { 0 };
-        let len = len_bytes.min(REQUEST_BYTES_MAX) as u32;
+        let len = len_bytes.min(REQUEST_BYTES_MAX);
         let reply = self.ask((only_one, 7), (offset, len), b"")?;
         let runs = reply.extents.iter().take(runs_max).map(|(len, flags)| BlockStatus {
-            len_bytes: u64::from(*len),
+            len_bytes: *len,
             hole: flags & 1 != 0,
             zero: flags & 2 != 0,
         });

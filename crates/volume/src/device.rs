@@ -41,6 +41,12 @@ pub trait BlockDevice: Send + Sync {
         Ok(false)
     }
 
+    /// Brings what a range reads from to where reads are hot, as far as that takes work that a read would have to wait for.
+    /// A hint: nothing depends on it, and an error says no more than that a read might fail.
+    fn prefetch(&self, _offset: u64, _len_bytes: u64) -> Result<()> {
+        Ok(())
+    }
+
     /// Writes `buf` at `offset`. Durable only after the next [`BlockDevice::flush`]. `NoSpace` when the store is full.
     fn writev_at(&self, buf: IoBuf<'_>, offset: u64) -> Result<()>;
 

@@ -159,7 +159,7 @@ impl Guest<'_> {
             Ask::Zero => ((0, 6), Vec::new()),
             Ask::ZeroKeep => ((2, 6), Vec::new()),
         };
-        let answer = self.session.ask(command, (request.at, request.len as u32), &payload);
+        let answer = self.session.ask(command, (request.at, request.len), &payload);
         match &answer {
             Ok(reply) if reply.error == 0 => {
                 if request.ask == Ask::WriteFua {

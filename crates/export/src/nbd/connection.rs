@@ -29,7 +29,7 @@ use std::{
 pub(super) fn serve(link: Arc<Link>) {
     let mut connection = Connection {
         input: Input::new(),
-        replies: Replies::new(link.session.structured),
+        replies: Replies::new(link.session.headers),
         workers: Workers::new(link.clone()),
         link: link.clone(),
     };
@@ -57,6 +57,7 @@ impl Connection {
                 if header.command == command::WRITE {
                     self.write(&header)?;
                 } else {
+                    self.skip_payload(&header)?;
                     self.answer(&header)?;
                 }
             }
@@ -68,20 +69,31 @@ impl Connection {
     }
 
     fn next_header(&mut self) -> Result<Option<RequestHeader>> {
-        let Some(bytes) = self.input.unread().first_chunk() else { return Ok(None) };
-        let header = RequestHeader::decode(bytes)
+        let headers = self.link.session.headers;
+        let len = RequestHeader::len_of(headers);
+        let Some(bytes) = self.input.unread().get(..len) else { return Ok(None) };
+        let header = RequestHeader::decode(bytes, headers)
             .ok_or_else(|| Error::new(ErrorKind::InvalidData, "no request starts like this"))?;
-        self.input.consume(RequestHeader::LEN);
+        self.input.consume(len);
         Ok(Some(header))
+    }
+
+    /// Passes over what an extended header says to follow a request that takes nothing; it is refused then.
+    fn skip_payload(&mut self, header: &RequestHeader) -> Result<()> {
+        match header.payload_len(self.link.session.headers) {
+            0 => Ok(()),
+            len if len > u64::from(PAYLOAD_BYTES_MAX) => Err(too_long()),
+            _ => self.write_in_pieces(header, false).map(drop),
+        }
     }
 
     /// Answers, or hands over, a request without payload.
     fn answer(&mut self, header: &RequestHeader) -> Result<()> {
         self.make_room(SHORT_REPLY_BYTES_MAX)?;
-        let cookie = header.cookie;
+        let asked = header.asked();
         let task = match check(header, &self.link.session) {
             Err(refusal) => {
-                self.replies.refused(cookie, refusal);
+                self.replies.refused(asked, refusal);
                 return Ok(());
             }
             Ok(Request::Read { .. }) => {
@@ -91,12 +103,13 @@ impl Connection {
                 Task::Read
             }
             Ok(Request::Flush) if self.link.session.geometry.read_only => {
-                self.replies.done(cookie);
+                self.replies.done(asked);
                 return Ok(());
             }
             Ok(Request::Flush) => Task::Flush,
             Ok(Request::Trim) => Task::Trim,
-            Ok(Request::WriteZeroes { may_unmap }) => Task::WriteZeroes { may_unmap },
+            Ok(Request::Cache) => Task::Cache,
+            Ok(Request::WriteZeroes { may_unmap, .. }) => Task::WriteZeroes { may_unmap },
             Ok(Request::BlockStatus { one_extent }) => Task::BlockStatus { one_extent },
             Ok(Request::Write | Request::Disconnect) => return Ok(()),
         };
@@ -106,20 +119,20 @@ impl Connection {
     /// Answers a read if that is quick; false when a worker has to.
     fn read_inline(&mut self, header: &RequestHeader) -> Result<bool> {
         if header.len == 0 {
-            self.replies.no_data(header.cookie);
+            self.replies.no_data(header.asked());
             return Ok(true);
         }
-        if header.len > READ_INLINE_BYTES_MAX {
+        if header.len > u64::from(READ_INLINE_BYTES_MAX) {
             return Ok(false);
         }
-        let (cookie, offset, len) = (header.cookie, header.offset, header.len as usize);
+        let (asked, offset, len) = (header.asked(), header.offset, header.len as usize);
         self.make_room(self.replies.data_reply_len(len))?;
-        let piece = Piece { cookie, offset, len, is_last: true };
+        let piece = Piece { asked, offset, len, is_last: true };
         let device = &self.link.device;
         match self.replies.data(piece, |buf| device.read_hot(buf.into(), offset)) {
             Ok(answered) => Ok(answered),
             Err(error) => {
-                self.replies.failed(cookie, &error);
+                self.replies.failed(asked, &error);
                 Ok(true)
             }
         }
@@ -127,13 +140,12 @@ impl Connection {
 
     /// Takes the payload of a write, and does the write, or has it done, unless it is refused.
     fn write(&mut self, header: &RequestHeader) -> Result<()> {
-        if header.len > PAYLOAD_BYTES_MAX {
-            // Probably not a length at all: what follows cannot be trusted to be a request.
-            return Err(Error::new(ErrorKind::InvalidData, "no write is as long"));
+        if header.len > u64::from(PAYLOAD_BYTES_MAX) {
+            return Err(too_long());
         }
         let checked = check(header, &self.link.session);
         let may_need_more = !is_whole_blocks(header.offset, header.len);
-        if checked.is_ok() && may_need_more && header.len <= WRITE_HANDOVER_BYTES_MAX {
+        if checked.is_ok() && may_need_more && header.len <= u64::from(WRITE_HANDOVER_BYTES_MAX) {
             let payload = self.payload(header.len as usize)?.into();
             self.input.consume(header.len as usize);
             return self.hand_over(header, Task::Write(payload));
@@ -141,10 +153,10 @@ impl Connection {
         let written = self.write_in_pieces(header, checked.is_ok())?;
         self.make_room(SHORT_REPLY_BYTES_MAX)?;
         match (checked, written) {
-            (Err(refusal), _) => self.replies.refused(header.cookie, refusal),
-            (_, Err(error)) => self.replies.failed(header.cookie, &error),
+            (Err(refusal), _) => self.replies.refused(header.asked(), refusal),
+            (_, Err(error)) => self.replies.failed(header.asked(), &error),
             _ if header.flags & flag::FUA != 0 => return self.hand_over(header, Task::Flush),
-            _ => self.replies.done(header.cookie),
+            _ => self.replies.done(header.asked()),
         }
         Ok(())
     }
@@ -188,9 +200,8 @@ impl Connection {
         if self.workers.is_full() {
             self.send_replies()?;
         }
-        let (cookie, offset, len) = (header.cookie, header.offset, header.len);
         let fua = header.flags & flag::FUA != 0;
-        self.workers.submit(Job { cookie, offset, len, fua, task })
+        self.workers.submit(Job { asked: header.asked(), len: header.len, fua, task })
     }
 
     fn make_room(&mut self, len: usize) -> Result<()> {
@@ -207,6 +218,11 @@ impl Connection {
     }
 }
 
-fn is_whole_blocks(offset: u64, len: u32) -> bool {
-    offset.is_multiple_of(BLOCK_SIZE_BYTES) && u64::from(len).is_multiple_of(BLOCK_SIZE_BYTES)
+fn is_whole_blocks(offset: u64, len: u64) -> bool {
+    offset.is_multiple_of(BLOCK_SIZE_BYTES) && len.is_multiple_of(BLOCK_SIZE_BYTES)
+}
+
+/// Probably not a length at all: what follows cannot be trusted to be a request.
+fn too_long() -> Error {
+    Error::new(ErrorKind::InvalidData, "no payload is as long")
 }

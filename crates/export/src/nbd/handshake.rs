@@ -11,7 +11,7 @@ use super::{
     options::{ContextQueries, export_name},
     request::Session,
     wire::{
-        ALLOCATION_CONTEXT, ALLOCATION_CONTEXT_ID, FIXED_NEWSTYLE, Fields, GREETING_MAGIC,
+        ALLOCATION_CONTEXT, ALLOCATION_CONTEXT_ID, FIXED_NEWSTYLE, Fields, GREETING_MAGIC, Headers,
         INFO_BLOCK_SIZE, INFO_EXPORT, NO_ZEROES, OPTION_MAGIC, OPTION_REPLY_MAGIC, answer, can,
         option,
     },
@@ -44,7 +44,7 @@ pub(super) fn negotiate(
     geometry: Geometry,
     admission: Admission,
 ) -> Result<Option<Session>> {
-    let session = Session { geometry, structured: false, allocation: false };
+    let session = Session { geometry, headers: Headers::Simple, allocation: false };
     let deadline = Instant::now() + HANDSHAKE_TIME_MAX;
     let wire = Wire { socket, deadline, bytes_left: HANDSHAKE_BYTES_MAX };
     let mut handshake =
@@ -142,11 +142,10 @@ impl Handshake<'_> {
                 self.reply(kind, answer::SERVER, &[0; 4])?;
                 self.reply(kind, answer::ACK, b"")?;
             }
-            (option::STRUCTURED_REPLY, _) if data.is_empty() => {
-                self.session.structured = true;
-                self.reply(kind, answer::ACK, b"")?;
+            (option::STRUCTURED_REPLY | option::EXTENDED_HEADERS, _) if data.is_empty() => {
+                self.answer_headers(kind)?;
             }
-            (option::LIST | option::STRUCTURED_REPLY, _) => {
+            (option::LIST | option::STRUCTURED_REPLY | option::EXTENDED_HEADERS, _) => {
                 self.reply(kind, answer::INVALID, b"this option has no data")?;
             }
             (option::LIST_META_CONTEXT | option::SET_META_CONTEXT, _) => {
@@ -155,6 +154,20 @@ impl Handshake<'_> {
             _ => self.reply(kind, answer::UNSUPPORTED, b"this option is not known")?,
         }
         Ok(Next::Option)
+    }
+
+    /// Headers only ever get longer.
+    fn answer_headers(&mut self, kind: u32) -> Result<()> {
+        let wanted = match kind {
+            option::EXTENDED_HEADERS => Headers::Extended,
+            _ => Headers::Structured,
+        };
+        if self.session.headers == Headers::Extended && wanted != Headers::Extended {
+            let reason = b"extended headers were chosen, which have more";
+            return self.reply(kind, answer::EXTENDED_REQUIRED, reason);
+        }
+        self.session.headers = wanted;
+        self.reply(kind, answer::ACK, b"")
     }
 
     /// The old way in, whose only way to say no is to leave.
@@ -195,7 +208,7 @@ impl Handshake<'_> {
             // Whatever comes of this one, an earlier choice holds no longer.
             self.session.allocation = false;
         }
-        if !self.session.structured {
+        if self.session.headers == Headers::Simple {
             return self.reply(kind, answer::INVALID, b"structured replies come first");
         }
         let Some(queries) = ContextQueries::decode(data) else {
@@ -232,13 +245,13 @@ impl Handshake<'_> {
     }
 
     fn transmission_flags(&self) -> u16 {
-        let df = if self.session.structured { can::DF } else { 0 };
+        let df = if self.session.headers == Headers::Simple { 0 } else { can::DF };
         let writes = if self.session.geometry.read_only {
             can::READ_ONLY
         } else {
-            can::FUA | can::TRIM | can::WRITE_ZEROES
+            can::FUA | can::TRIM | can::WRITE_ZEROES | can::FAST_ZERO
         };
-        can::HAS_FLAGS | can::FLUSH | can::MULTI_CONN | df | writes
+        can::HAS_FLAGS | can::FLUSH | can::MULTI_CONN | can::CACHE | df | writes
     }
 }
 

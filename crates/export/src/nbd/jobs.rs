@@ -1,10 +1,10 @@
 //! What workers do: the requests that may wait for a disk or decode something.
 
 use super::{
-    limits::{EXTENTS_MAX, READ_PIECE_BYTES_MAX},
+    limits::{EXTENTS_MAX, PREFETCH_BYTES_MAX, READ_PIECE_BYTES_MAX},
     link::Link,
     reply::{Piece, Replies},
-    wire::simple_reply,
+    wire::{Asked, Headers, simple_reply},
 };
 use silt_types::{Error, ErrorKind, Result};
 use silt_volume::BlockStatus;
@@ -13,9 +13,8 @@ use std::io;
 /// A checked request that a worker is to do and to answer.
 #[derive(Debug)]
 pub(super) struct Job {
-    pub(super) cookie: u64,
-    pub(super) offset: u64,
-    pub(super) len: u32,
+    pub(super) asked: Asked,
+    pub(super) len: u64,
     /// Flush the device before answering.
     pub(super) fua: bool,
     pub(super) task: Task,
@@ -28,6 +27,7 @@ pub(super) enum Task {
     Write(Box<[u8]>),
     Flush,
     Trim,
+    Cache,
     WriteZeroes { may_unmap: bool },
     BlockStatus { one_extent: bool },
 }
@@ -38,14 +38,17 @@ pub(super) fn perform(jobs: &[Job], link: &Link, replies: &mut Replies) {
     let Some(job) = jobs.first() else { return };
     replies.clear();
     let _ = match &job.task {
-        Task::Read if !link.session.structured && job.len > READ_PIECE_BYTES_MAX => {
+        Task::Read
+            if link.session.headers == Headers::Simple
+                && job.len > u64::from(READ_PIECE_BYTES_MAX) =>
+        {
             read_streamed(job, link)
         }
         Task::Read => read_in_pieces(job, link, replies),
         Task::BlockStatus { one_extent } => {
             match block_status(job, *one_extent, link) {
-                Ok(runs) => replies.extents(job.cookie, &runs),
-                Err(error) => replies.failed(job.cookie, &error),
+                Ok(runs) => replies.extents(job.asked, &runs),
+                Err(error) => replies.failed(job.asked, &error),
             }
             link.send(replies.pending())
         }
@@ -53,8 +56,8 @@ pub(super) fn perform(jobs: &[Job], link: &Link, replies: &mut Replies) {
             let done = change(job, link);
             for job in jobs {
                 match &done {
-                    Ok(()) => replies.done(job.cookie),
-                    Err(error) => replies.failed(job.cookie, error),
+                    Ok(()) => replies.done(job.asked),
+                    Err(error) => replies.failed(job.asked, error),
                 }
             }
             link.send(replies.pending())
@@ -63,11 +66,14 @@ pub(super) fn perform(jobs: &[Job], link: &Link, replies: &mut Replies) {
 }
 
 fn change(job: &Job, link: &Link) -> Result<()> {
-    let (device, len) = (&link.device, u64::from(job.len));
+    let (device, len) = (&link.device, job.len);
     match &job.task {
-        Task::Write(bytes) => device.write_at(bytes, job.offset)?,
-        Task::Trim => device.discard(job.offset, len)?,
-        Task::WriteZeroes { may_unmap } => device.write_zeroes(job.offset, len, *may_unmap)?,
+        Task::Write(bytes) => device.write_at(bytes, job.asked.offset)?,
+        Task::Trim => device.discard(job.asked.offset, len)?,
+        Task::Cache => device.prefetch(job.asked.offset, len.min(PREFETCH_BYTES_MAX))?,
+        Task::WriteZeroes { may_unmap } => {
+            device.write_zeroes(job.asked.offset, len, *may_unmap)?
+        }
         Task::Flush => return device.flush(),
         Task::Read | Task::BlockStatus { .. } => (),
     }
@@ -82,7 +88,7 @@ fn read_in_pieces(job: &Job, link: &Link, replies: &mut Replies) -> io::Result<(
             Ok(true)
         });
         if let Err(error) = &read {
-            replies.failed(job.cookie, error);
+            replies.failed(job.asked, error);
         }
         link.send(replies.pending())?;
         replies.clear();
@@ -102,11 +108,13 @@ fn read_streamed(job: &Job, link: &Link) -> io::Result<()> {
         let buf = &mut buf[..piece.len];
         let read = link.device.read_at(buf, piece.offset);
         match read {
-            Ok(()) if piece.offset == job.offset => sender.send(&simple_reply(job.cookie, 0))?,
+            Ok(()) if piece.offset == job.asked.offset => {
+                sender.send(&simple_reply(job.asked.cookie, 0))?
+            }
             Ok(()) => (),
-            Err(error) if piece.offset == job.offset => {
-                let mut replies = Replies::new(false);
-                replies.failed(job.cookie, &error);
+            Err(error) if piece.offset == job.asked.offset => {
+                let mut replies = Replies::new(Headers::Simple);
+                replies.failed(job.asked, &error);
                 return sender.send(replies.pending());
             }
             Err(_) => {
@@ -120,17 +128,17 @@ fn read_streamed(job: &Job, link: &Link) -> io::Result<()> {
 }
 
 fn pieces(job: &Job) -> impl Iterator<Item = Piece> {
-    let (cookie, end) = (job.cookie, job.offset + u64::from(job.len));
-    (job.offset..end).step_by(READ_PIECE_BYTES_MAX as usize).map(move |offset| {
+    let (asked, end) = (job.asked, job.asked.offset + job.len);
+    (asked.offset..end).step_by(READ_PIECE_BYTES_MAX as usize).map(move |offset| {
         let len = (end - offset).min(u64::from(READ_PIECE_BYTES_MAX)) as usize;
-        Piece { cookie, offset, len, is_last: offset + len as u64 == end }
+        Piece { asked, offset, len, is_last: offset + len as u64 == end }
     })
 }
 
 fn block_status(job: &Job, one_extent: bool, link: &Link) -> Result<Vec<BlockStatus>> {
     let runs_max = if one_extent { 1 } else { EXTENTS_MAX };
-    let len = u64::from(job.len);
-    let runs = link.device.block_status(job.offset, len, runs_max)?;
+    let len = job.len;
+    let runs = link.device.block_status(job.asked.offset, len, runs_max)?;
     let sum = runs.iter().try_fold(0u64, |sum, run| sum.checked_add(run.len_bytes));
     let kept = !runs.is_empty()
         && runs.len() <= runs_max
@@ -139,7 +147,7 @@ fn block_status(job: &Job, one_extent: bool, link: &Link) -> Result<Vec<BlockSta
     if kept {
         Ok(runs)
     } else {
-        let range = format!("{len} bytes at {}", job.offset);
+        let range = format!("{len} bytes at {}", job.asked.offset);
         let message = format!("the device answered the status of {range} with impossible runs");
         Err(Error::new(ErrorKind::Internal, message))
     }

@@ -51,6 +51,9 @@ pub(super) const WORKERS_MAX: usize = 4;
 /// Slow requests of one connection that wait or run. Then nothing more is received: the client's queue is full.
 pub(super) const JOBS_MAX: usize = 64;
 
+/// How much of a request to cache is done: a hint is not to keep a worker for long, nor to empty the cache for others.
+pub(super) const PREFETCH_BYTES_MAX: u64 = 32 << 20;
+
 /// Extents in one answer to a block status request: 32 KiB of reply. Clients ask again for the rest.
 pub(super) const EXTENTS_MAX: usize = 4096;
 
@@ -86,6 +89,7 @@ mod tests {
             ("READ_PIECE_BYTES_MAX", READ_PIECE_BYTES_MAX.to_string()),
             ("WORKERS_MAX", WORKERS_MAX.to_string()),
             ("JOBS_MAX", JOBS_MAX.to_string()),
+            ("PREFETCH_BYTES_MAX", PREFETCH_BYTES_MAX.to_string()),
             ("EXTENTS_MAX", EXTENTS_MAX.to_string()),
             ("DRAIN_TIME_MAX", seconds(DRAIN_TIME_MAX)),
             ("CUT_TIME_MAX", seconds(CUT_TIME_MAX)),

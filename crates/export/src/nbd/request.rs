@@ -3,8 +3,9 @@
 
 use super::{
     limits::{PAYLOAD_BYTES_MAX, READ_PIECE_BYTES_MAX},
-    wire::{Errno, RequestHeader, command, flag},
+    wire::{Errno, Headers, RequestHeader, command, flag},
 };
+use silt_types::BLOCK_SIZE_BYTES;
 use silt_volume::Geometry;
 
 /// What client and server agreed on.
@@ -12,8 +13,8 @@ use silt_volume::Geometry;
 pub(super) struct Session {
     /// The device, as the client was told.
     pub(super) geometry: Geometry,
-    /// Replies may be structured.
-    pub(super) structured: bool,
+    /// How headers and replies look.
+    pub(super) headers: Headers,
     /// The client may ask for `base:allocation`.
     pub(super) allocation: bool,
 }
@@ -25,7 +26,8 @@ pub(super) enum Request {
     Write,
     Flush,
     Trim,
-    WriteZeroes { may_unmap: bool },
+    Cache,
+    WriteZeroes { may_unmap: bool, only_fast: bool },
     BlockStatus { one_extent: bool },
     Disconnect,
 }
@@ -62,16 +64,23 @@ fn request_and_flags(header: &RequestHeader, session: &Session) -> Result<(Reque
     let has = |flag| header.flags & flag != 0;
     Ok(match header.command {
         command::READ => {
-            let flags = if session.structured { flag::FUA | flag::DF } else { flag::FUA };
-            (Request::Read { unfragmented: has(flag::DF) || !session.structured }, flags)
+            let is_simple = session.headers == Headers::Simple;
+            let flags = if is_simple { flag::FUA } else { flag::FUA | flag::DF };
+            (Request::Read { unfragmented: has(flag::DF) || is_simple }, flags)
+        }
+        // Extended headers say of a write what it has anyway; one that does not say so is taken all the same.
+        command::WRITE if session.headers == Headers::Extended => {
+            (Request::Write, flag::FUA | flag::PAYLOAD_LEN)
         }
         command::WRITE => (Request::Write, flag::FUA),
         command::DISCONNECT => (Request::Disconnect, 0),
         command::FLUSH => (Request::Flush, flag::FUA),
         command::TRIM => (Request::Trim, flag::FUA),
+        command::CACHE => (Request::Cache, flag::FUA),
         command::WRITE_ZEROES => {
-            let may_unmap = !has(flag::NO_HOLE);
-            (Request::WriteZeroes { may_unmap }, flag::FUA | flag::NO_HOLE)
+            let (may_unmap, only_fast) = (!has(flag::NO_HOLE), has(flag::FAST_ZERO));
+            let flags = flag::FUA | flag::NO_HOLE | flag::FAST_ZERO;
+            (Request::WriteZeroes { may_unmap, only_fast }, flags)
         }
         command::BLOCK_STATUS => {
             (Request::BlockStatus { one_extent: has(flag::REQ_ONE) }, flag::FUA | flag::REQ_ONE)
@@ -95,7 +104,7 @@ fn check_rights(request: Request, session: &Session) -> Result<(), Refusal> {
 }
 
 fn check_range(request: Request, header: &RequestHeader, session: &Session) -> Result<(), Refusal> {
-    let end = header.offset.checked_add(u64::from(header.len));
+    let end = header.offset.checked_add(header.len);
     if end.is_none_or(|end| end > session.geometry.size_bytes) {
         let errno = match request {
             Request::Write | Request::WriteZeroes { .. } => Errno::NoSpace,
@@ -104,17 +113,27 @@ fn check_range(request: Request, header: &RequestHeader, session: &Session) -> R
         return Err(Refusal { errno, reason: "the range ends beyond the export" });
     }
     match request {
-        Request::Read { .. } if header.len > PAYLOAD_BYTES_MAX => {
+        Request::Read { .. } if header.len > u64::from(PAYLOAD_BYTES_MAX) => {
             Err(invalid("the read is longer than the largest block"))
         }
         Request::Read { unfragmented: true }
-            if session.structured && header.len > READ_PIECE_BYTES_MAX =>
+            if session.headers != Headers::Simple
+                && header.len > u64::from(READ_PIECE_BYTES_MAX) =>
         {
             Err(Refusal { errno: Errno::Overflow, reason: "too long for one chunk" })
         }
         Request::BlockStatus { .. } if header.len == 0 => Err(invalid("the range is empty")),
+        Request::WriteZeroes { only_fast: true, .. } if !is_whole_blocks(header) => {
+            let reason = "parts of blocks would have to be read and written";
+            Err(Refusal { errno: Errno::NotSupported, reason })
+        }
         _ => Ok(()),
     }
+}
+
+/// Whether nothing but whole blocks is asked for: zeroing those never reads or writes data.
+fn is_whole_blocks(header: &RequestHeader) -> bool {
+    (header.offset | header.len).is_multiple_of(BLOCK_SIZE_BYTES)
 }
 
 #[cfg(test)]
@@ -123,16 +142,18 @@ mod tests {
 
     fn session() -> Session {
         let geometry = Geometry { size_bytes: 1 << 30, read_only: false };
-        Session { geometry, structured: true, allocation: true }
+        Session { geometry, headers: Headers::Structured, allocation: true }
     }
 
     fn ask(command: u16, flags: u16, offset: u64, len: u32) -> RequestHeader {
-        RequestHeader { flags, command, cookie: 7, offset, len }
+        RequestHeader { flags, command, cookie: 7, offset, len: len.into() }
     }
 
     #[test]
     fn what_is_not_offered_is_refused_with_the_error_of_the_specification() {
-        let simple = Session { structured: false, allocation: false, ..session() };
+        let simple = Session { headers: Headers::Simple, allocation: false, ..session() };
+        let extended = Session { headers: Headers::Extended, ..session() };
+        let longer = RequestHeader { len: 1 << 33, ..ask(command::TRIM, 0, 0, 0) };
         let geometry = Geometry { read_only: true, ..session().geometry };
         let read_only = Session { geometry, ..session() };
         let end = 1 << 30;
@@ -146,7 +167,12 @@ mod tests {
             (session(), ask(command::WRITE, 0, end, 1), Errno::NoSpace),
             (session(), ask(command::WRITE, 0, u64::MAX, u32::MAX), Errno::NoSpace),
             (session(), ask(command::WRITE_ZEROES, 0, end, 1), Errno::NoSpace),
-            (session(), ask(command::WRITE_ZEROES, 1 << 4, 0, 1), Errno::Invalid),
+            (session(), ask(command::WRITE_ZEROES, flag::DF, 0, 1), Errno::Invalid),
+            (session(), ask(command::WRITE_ZEROES, flag::FAST_ZERO, 0, 1), Errno::NotSupported),
+            (session(), ask(command::CACHE, 0, end, 1), Errno::Invalid),
+            (session(), ask(command::WRITE, flag::PAYLOAD_LEN, 0, 1), Errno::Invalid),
+            (extended, ask(command::TRIM, flag::PAYLOAD_LEN, 0, 1), Errno::Invalid),
+            (extended, longer, Errno::Invalid),
             (session(), ask(command::TRIM, 0, end, 1), Errno::Invalid),
             (session(), ask(command::BLOCK_STATUS, 0, 0, 0), Errno::Invalid),
             (session(), ask(command::BLOCK_STATUS, 0, end, 1), Errno::Invalid),
@@ -154,7 +180,7 @@ mod tests {
             (read_only, ask(command::WRITE, 0, 0, 1), Errno::NotPermitted),
             (read_only, ask(command::TRIM, 0, 0, 1), Errno::NotPermitted),
             (read_only, ask(command::WRITE_ZEROES, 0, 0, 1), Errno::NotPermitted),
-            (session(), ask(5, 0, 0, 1), Errno::Invalid),
+            (session(), ask(8, 0, 0, 1), Errno::Invalid),
             (session(), ask(0xffff, 0xffff, u64::MAX, u32::MAX), Errno::Invalid),
         ];
         for (session, header, errno) in cases {
@@ -173,6 +199,8 @@ mod tests {
             ask(command::FLUSH, flag::FUA, 0, 0),
             ask(command::TRIM, flag::FUA, 0, 1 << 30),
             ask(command::WRITE_ZEROES, flag::FUA | flag::NO_HOLE, 0, 1 << 30),
+            ask(command::WRITE_ZEROES, flag::FAST_ZERO, 4096, 8192),
+            ask(command::CACHE, flag::FUA, last, 1),
             ask(command::BLOCK_STATUS, flag::REQ_ONE, 0, 1 << 30),
             ask(command::DISCONNECT, 0xffff, u64::MAX, u32::MAX),
         ] {

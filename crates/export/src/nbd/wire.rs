@@ -12,10 +12,14 @@ pub(super) const OPTION_MAGIC: u64 = u64::from_be_bytes(*b"IHAVEOPT");
 pub(super) const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 /// Start of every request.
 pub(super) const REQUEST_MAGIC: u32 = 0x2560_9513;
+/// Start of a request with extended headers (branch `extension-ext-header` of the specification, as QEMU 8.2 speaks it).
+pub(super) const EXTENDED_REQUEST_MAGIC: u32 = 0x21e4_1c71;
 /// Start of a simple reply.
 pub(super) const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
 /// Start of a chunk of a structured reply.
 pub(super) const CHUNK_MAGIC: u32 = 0x668e_33ef;
+/// Start of a chunk with extended headers.
+pub(super) const EXTENDED_CHUNK_MAGIC: u32 = 0x6e8a_278c;
 
 /// Handshake flags, of server and client alike: fixed newstyle.
 pub(super) const FIXED_NEWSTYLE: u16 = 1;
@@ -32,6 +36,7 @@ pub(super) mod option {
     pub(in crate::nbd) const STRUCTURED_REPLY: u32 = 8;
     pub(in crate::nbd) const LIST_META_CONTEXT: u32 = 9;
     pub(in crate::nbd) const SET_META_CONTEXT: u32 = 10;
+    pub(in crate::nbd) const EXTENDED_HEADERS: u32 = 11;
 }
 
 /// Option reply types ("Option reply types").
@@ -45,6 +50,7 @@ pub(super) mod answer {
     pub(in crate::nbd) const INVALID: u32 = 0x8000_0003;
     pub(in crate::nbd) const UNKNOWN: u32 = 0x8000_0006;
     pub(in crate::nbd) const TOO_BIG: u32 = 0x8000_0009;
+    pub(in crate::nbd) const EXTENDED_REQUIRED: u32 = 0x8000_000a;
 }
 
 /// Kinds of information in the answer to `INFO` and `GO`.
@@ -62,6 +68,8 @@ pub(super) mod can {
     pub(in crate::nbd) const WRITE_ZEROES: u16 = 1 << 6;
     pub(in crate::nbd) const DF: u16 = 1 << 7;
     pub(in crate::nbd) const MULTI_CONN: u16 = 1 << 8;
+    pub(in crate::nbd) const CACHE: u16 = 1 << 10;
+    pub(in crate::nbd) const FAST_ZERO: u16 = 1 << 11;
 }
 
 /// Request types ("Request types").
@@ -71,6 +79,7 @@ pub(super) mod command {
     pub(in crate::nbd) const DISCONNECT: u16 = 2;
     pub(in crate::nbd) const FLUSH: u16 = 3;
     pub(in crate::nbd) const TRIM: u16 = 4;
+    pub(in crate::nbd) const CACHE: u16 = 5;
     pub(in crate::nbd) const WRITE_ZEROES: u16 = 6;
     pub(in crate::nbd) const BLOCK_STATUS: u16 = 7;
 }
@@ -81,6 +90,8 @@ pub(super) mod flag {
     pub(in crate::nbd) const NO_HOLE: u16 = 1 << 1;
     pub(in crate::nbd) const DF: u16 = 1 << 2;
     pub(in crate::nbd) const REQ_ONE: u16 = 1 << 3;
+    pub(in crate::nbd) const FAST_ZERO: u16 = 1 << 4;
+    pub(in crate::nbd) const PAYLOAD_LEN: u16 = 1 << 5;
 }
 
 /// Chunk types of structured replies ("Structured reply types").
@@ -89,6 +100,7 @@ pub(super) mod chunk {
     pub(in crate::nbd) const NONE: u16 = 0;
     pub(in crate::nbd) const OFFSET_DATA: u16 = 1;
     pub(in crate::nbd) const BLOCK_STATUS: u16 = 5;
+    pub(in crate::nbd) const BLOCK_STATUS_EXT: u16 = 6;
     pub(in crate::nbd) const ERROR: u16 = 0x8001;
 }
 
@@ -110,6 +122,7 @@ pub(super) enum Errno {
     Invalid = 22,
     NoSpace = 28,
     Overflow = 75,
+    NotSupported = 95,
 }
 
 impl Errno {
@@ -123,6 +136,17 @@ impl Errno {
     }
 }
 
+/// How headers and replies look, by what was negotiated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Headers {
+    /// Simple replies only.
+    Simple,
+    /// Replies may come in chunks.
+    Structured,
+    /// Lengths have 64 bits, and every reply is a chunk.
+    Extended,
+}
+
 /// A request as it came, of any content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RequestHeader {
@@ -130,26 +154,50 @@ pub(super) struct RequestHeader {
     pub(super) command: u16,
     pub(super) cookie: u64,
     pub(super) offset: u64,
-    pub(super) len: u32,
+    pub(super) len: u64,
 }
 
 impl RequestHeader {
     /// Length in bytes.
-    pub(super) const LEN: usize = 28;
+    pub(super) const fn len_of(headers: Headers) -> usize {
+        match headers {
+            Headers::Simple | Headers::Structured => 28,
+            Headers::Extended => 32,
+        }
+    }
 
-    /// `None` if the magic is not that of a request: then nothing that follows can be trusted.
-    pub(super) fn decode(bytes: &[u8; RequestHeader::LEN]) -> Option<RequestHeader> {
+    /// Decodes [`RequestHeader::len_of`] bytes. `None` if the magic is not that of a request: then nothing that follows can
+    /// be trusted.
+    pub(super) fn decode(bytes: &[u8], headers: Headers) -> Option<RequestHeader> {
         let mut fields = Fields(bytes);
         let magic = fields.u32()?;
-        let header = RequestHeader {
-            flags: fields.u16()?,
-            command: fields.u16()?,
-            cookie: fields.u64()?,
-            offset: fields.u64()?,
-            len: fields.u32()?,
+        let (flags, command) = (fields.u16()?, fields.u16()?);
+        let (cookie, offset) = (fields.u64()?, fields.u64()?);
+        let (expected, len) = match headers {
+            Headers::Simple | Headers::Structured => (REQUEST_MAGIC, fields.u32()?.into()),
+            Headers::Extended => (EXTENDED_REQUEST_MAGIC, fields.u64()?),
         };
-        (magic == REQUEST_MAGIC).then_some(header)
+        (magic == expected).then_some(RequestHeader { flags, command, cookie, offset, len })
     }
+
+    /// What its replies are told apart by.
+    pub(super) fn asked(&self) -> Asked {
+        Asked { cookie: self.cookie, offset: self.offset }
+    }
+
+    /// Bytes that follow it: of a write always, of other requests if an extended header says so.
+    pub(super) fn payload_len(&self, headers: Headers) -> u64 {
+        let says_so = headers == Headers::Extended && self.flags & flag::PAYLOAD_LEN != 0;
+        if self.command == command::WRITE || says_so { self.len } else { 0 }
+    }
+}
+
+/// The request that a reply belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Asked {
+    pub(super) cookie: u64,
+    /// Where the request began; extended headers repeat it.
+    pub(super) offset: u64,
 }
 
 /// Reads numbers off the front of bytes; `None` when they end early.
@@ -193,16 +241,35 @@ pub(super) fn simple_reply(cookie: u64, error: u32) -> [u8; SIMPLE_REPLY_LEN] {
     bytes
 }
 
-/// Length of the header of a chunk.
-pub(super) const CHUNK_HEADER_LEN: usize = 20;
+/// The longest header of a chunk.
+pub(super) const CHUNK_HEADER_LEN_MAX: usize = 32;
 
-/// The header of a chunk with `len` bytes of payload.
-pub(super) fn chunk_header(flags: u16, kind: u16, cookie: u64, len: u32) -> [u8; CHUNK_HEADER_LEN] {
-    let mut bytes = [0; CHUNK_HEADER_LEN];
-    bytes[0..4].copy_from_slice(&CHUNK_MAGIC.to_be_bytes());
+/// Length of the header of a chunk.
+pub(super) const fn chunk_header_len(headers: Headers) -> usize {
+    match headers {
+        Headers::Simple | Headers::Structured => 20,
+        Headers::Extended => CHUNK_HEADER_LEN_MAX,
+    }
+}
+
+/// The header of a chunk with `len` bytes of payload: the first [`chunk_header_len`] bytes count.
+pub(super) fn chunk_header(
+    headers: Headers,
+    (flags, kind): (u16, u16),
+    asked: Asked,
+    len: usize,
+) -> [u8; CHUNK_HEADER_LEN_MAX] {
+    let mut bytes = [0; CHUNK_HEADER_LEN_MAX];
     bytes[4..6].copy_from_slice(&flags.to_be_bytes());
     bytes[6..8].copy_from_slice(&kind.to_be_bytes());
-    bytes[8..16].copy_from_slice(&cookie.to_be_bytes());
-    bytes[16..20].copy_from_slice(&len.to_be_bytes());
+    bytes[8..16].copy_from_slice(&asked.cookie.to_be_bytes());
+    if headers == Headers::Extended {
+        bytes[0..4].copy_from_slice(&EXTENDED_CHUNK_MAGIC.to_be_bytes());
+        bytes[16..24].copy_from_slice(&asked.offset.to_be_bytes());
+        bytes[24..32].copy_from_slice(&(len as u64).to_be_bytes());
+    } else {
+        bytes[0..4].copy_from_slice(&CHUNK_MAGIC.to_be_bytes());
+        bytes[16..20].copy_from_slice(&(len as u32).to_be_bytes());
+    }
     bytes
 }

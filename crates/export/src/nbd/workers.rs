@@ -88,7 +88,7 @@ impl Workers {
 }
 
 fn work(link: &Link, queue: &Queue) {
-    let mut replies = Replies::new(link.session.structured);
+    let mut replies = Replies::new(link.session.headers);
     while let Some(jobs) = queue.take() {
         let _done = Done { link, queue, jobs: jobs.len() };
         if !link.is_broken() {

@@ -172,6 +172,11 @@ impl BlockDevice for Volume {
         self.read_if_hot(buf, offset)
     }
 
+    fn prefetch(&self, offset: u64, len_bytes: u64) -> Result<()> {
+        self.check(offset, len_bytes)?;
+        readahead::fetch(&self.layers(), self.source.as_ref(), offset, offset + len_bytes)
+    }
+
     fn writev_at(&self, buf: IoBuf<'_>, offset: u64) -> Result<()> {
         self.write(buf, offset)
     }

@@ -188,7 +188,7 @@ impl Player<'_> {
     /// Sends a request, flags and command, which must succeed.
     fn ask(&mut self, name: &str, command: (u16, u16), place: (u64, u64), payload: &[u8]) {
         let (at, len) = (place.0 * SECTOR, place.1 * SECTOR);
-        let reply = self.server(name).ask(command, (at, len as u32), payload).unwrap();
+        let reply = self.server(name).ask(command, (at, len), payload).unwrap();
         assert_eq!(reply.error, 0, "{command:?} of {name} at {at}+{len}: {}", reply.message);
     }
 

@@ -3,6 +3,7 @@
 mod errors;
 mod odd_clients;
 mod protocol;
+mod random_requests;
 mod stopping;
 mod tools;
 
@@ -59,5 +60,10 @@ fn a_disk_behind_nbd_keeps_to_the_contract_of_a_device() {
     conformance(&|size| {
         let running = Running::serve(memory(size));
         Arc::new(Served { client: NbdClient::connect(&running.socket).unwrap(), _running: running })
+    });
+    conformance(&|size| {
+        let running = Running::serve(memory(size));
+        let client = NbdClient::connect_extended(&running.socket).unwrap();
+        Arc::new(Served { client, _running: running })
     });
 }

@@ -39,7 +39,6 @@ fn every_option_has_the_answer_of_the_specification() {
     let named = b"\0\0\0\x01x\0\0\0\0";
     let cases: &[(u32, &[u8], &[u32])] = &[
         (STARTTLS, b"", &[UNSUPPORTED]),
-        (EXTENDED_HEADERS, b"", &[UNSUPPORTED]),
         (4, b"", &[UNSUPPORTED]),
         (0xffff_ffff, b"whatever", &[UNSUPPORTED]),
         (LIST, b"", &[2, ACK]),
@@ -72,6 +71,51 @@ fn every_option_has_the_answer_of_the_specification() {
     // The last choice of contexts held none, so there is no block status.
     assert_eq!(session.ask((0, 7), (0, 4096), b"").unwrap().error, 22);
     assert_eq!(session.ask((0, 0), (0, 4096), b"").unwrap().error, 0);
+}
+
+#[test]
+fn headers_only_get_longer() {
+    let running = Running::serve(memory(1 << 20));
+    let mut session = greeted(&running);
+    for (option, data, expected) in [
+        (EXTENDED_HEADERS, &b"x"[..], INVALID),
+        (STRUCTURED_REPLY, b"", ACK),
+        (EXTENDED_HEADERS, b"", ACK),
+        (STRUCTURED_REPLY, b"", 0x8000_000a),
+        (EXTENDED_HEADERS, b"", ACK),
+    ] {
+        let answers = session.option(option, data).unwrap();
+        assert_eq!(answers[0].0, expected, "option {option} with {data:?}");
+    }
+}
+
+#[test]
+fn extended_headers_take_lengths_of_64_bits() {
+    let device = memory(1 << 20);
+    let running = Running::serve(device);
+    let mut session = NbdSession::connect(&running.socket).unwrap();
+    session.enter_extended().unwrap();
+    // Refused, and what they say follows is passed over.
+    for (command, range, errno) in [
+        ((0, 4), (0, 1 << 40), 22),
+        ((0, 6), (0, 1 << 40), 28),
+        ((0, 7), (0, 1 << 40), 22),
+        ((0, 5), (4096, 8192), 0),
+        ((0, 6), (0, 1 << 20), 0),
+    ] {
+        let reply = session.ask(command, range, b"").unwrap();
+        assert_eq!((reply.error, reply.is_structured), (errno, true), "{command:?} {range:?}");
+    }
+    let with_payload = session.ask((1 << 5, 4), (0, 4096), &[7; 4096]).unwrap();
+    assert_eq!(with_payload.error, 22);
+    assert_eq!(session.ask((0, 1), (0, 4096), &[8; 4096]).unwrap().error, 0);
+    let read = session.ask((0, 0), (0, 4096), b"").unwrap();
+    assert_eq!(read.data, [(0, vec![8; 4096])]);
+    let status = session.ask((0, 7), (0, 1 << 20), b"").unwrap();
+    assert_eq!(status.extents.iter().map(|(len, _)| len).sum::<u64>(), 1 << 20);
+    // A payload that nobody would send is the end.
+    session.request((1 << 5, 4), 1, (0, 1 << 40), b"").unwrap();
+    assert_eq!(session.receive_to_end().unwrap(), b"");
 }
 
 #[test]
@@ -109,7 +153,7 @@ fn a_client_without_structured_replies_gets_all_of_a_long_read() {
     let running = Running::serve(device);
     let mut session = running.enter(false);
     for len in [1u32, 100_000, 1 << 20, (1 << 20) + 1, 5 << 20] {
-        let reply = session.ask((0, 0), (3, len), b"").unwrap();
+        let reply = session.ask((0, 0), (3, len.into()), b"").unwrap();
         assert!(reply.data == [(0, vec![7; len as usize])], "{len}");
     }
     assert_eq!(session.ask((0, 0), (0, 0), b"").unwrap().error, 0);
@@ -144,7 +188,7 @@ fn long_structured_reads_come_in_chunks_that_fit_together() {
         assert!(data.iter().all(|byte| *byte == 7));
         at += data.len() as u64;
     }
-    assert_eq!(at, 12_345 + u64::from(len));
+    assert_eq!(at, 12_345 + len);
     let unfragmented = session.ask((4, 0), (0, 1 << 20), b"").unwrap();
     assert_eq!((unfragmented.error, unfragmented.data.len()), (0, 1));
     assert_eq!(session.ask((4, 0), (0, 2 << 20), b"").unwrap().error, 75);

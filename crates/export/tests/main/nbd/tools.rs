@@ -44,7 +44,7 @@ fn nbdinfo_is_told_what_a_writable_disk_can_do() {
         ("can_zero", true.into()),
         ("can_multi_conn", true.into()),
         ("can_df", true.into()),
-        ("can_fast_zero", false.into()),
+        ("can_fast_zero", true.into()),
         ("block_size_minimum", 1.into()),
         ("block_size_preferred", 4096.into()),
         ("block_size_maximum", (32 << 20).into()),
