@@ -6,7 +6,7 @@ use crate::{
 };
 use silt_types::Result;
 use silt_volume::BlockDevice;
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{fmt, os::fd::OwnedFd, path::PathBuf, sync::Arc};
 
 /// Where a device is exported, and by which protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,14 @@ impl ExportAddress {
     pub fn bind(&self) -> Result<Box<dyn Export>> {
         match self {
             ExportAddress::Nbd(listen) => Ok(Box::new(nbd::Server::bind(listen)?)),
+        }
+    }
+
+    /// Makes the export of what another server of the same address passed on; clients do not notice. `Invalid` if it cannot be
+    /// made of that.
+    pub fn take_over(&self, passed: PassedOn) -> Result<Box<dyn Export>> {
+        match self {
+            ExportAddress::Nbd(listen) => Ok(Box::new(nbd::Server::take_over(listen, passed)?)),
         }
     }
 
@@ -41,6 +49,15 @@ impl fmt::Display for ExportAddress {
     }
 }
 
+/// Clients, and where they come in, on their way from one server to the next, of which one at a time may use them.
+#[derive(Debug, Default)]
+pub struct PassedOn {
+    /// What is to be known of the descriptors, for the protocol's own server.
+    pub words: String,
+    /// The listening socket first.
+    pub descriptors: Vec<OwnedFd>,
+}
+
 /// A server of one device by one protocol.
 pub trait Export: Send + Sync {
     /// Where clients find it, with what was left to choose filled in.
@@ -51,6 +68,12 @@ pub trait Export: Send + Sync {
 
     /// Clients that are connected now.
     fn clients(&self) -> usize;
+
+    /// What the next server needs to go on with the same clients. None unless it was run until it was told to pass them on, and
+    /// once.
+    fn passed_on(&self) -> Option<PassedOn> {
+        None
+    }
 
     /// Serves `device` until `stop` is given; then everything that was received is done and answered, `device` is flushed
     /// unless it is read-only, and clients find nobody any more, all within five seconds.

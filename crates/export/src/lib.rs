@@ -10,6 +10,6 @@ pub mod nbd;
 mod socket;
 mod stop;
 
-pub use export::{Export, ExportAddress};
+pub use export::{Export, ExportAddress, PassedOn};
 pub use socket::{SocketFile, connect};
 pub use stop::StopSignal;

@@ -19,7 +19,7 @@ use std::{
         unix::{ffi::OsStrExt, net::UnixStream},
     },
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
 /// The longest socket path that a client can name, in bytes: what fits `sun_path` with its terminating zero.
@@ -36,6 +36,8 @@ pub struct SocketFile {
     folder: OwnedFd,
     name: OsString,
     identity: (u64, u64),
+    /// Somebody else goes on with it, and with its file.
+    is_left: AtomicBool,
 }
 
 impl SocketFile {
@@ -57,7 +59,17 @@ impl SocketFile {
         let _ = fs::unlinkat(&folder, &passing, AtFlags::empty());
         let identity = identity(&placed?);
         let path = path.to_owned();
-        Ok(SocketFile { listener, path, folder, name: name.to_owned(), identity })
+        let (name, is_left) = (name.to_owned(), AtomicBool::new(false));
+        Ok(SocketFile { listener, path, folder, name, identity, is_left })
+    }
+
+    /// A socket that another process made at `path` and passed on, and that is still there.
+    pub(crate) fn adopt(path: &Path, listener: OwnedFd) -> Result<SocketFile> {
+        let (folder, name) = open_folder(path)?;
+        let found = fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW);
+        let identity = identity(&found.map_err(|errno| failed(path, errno))?);
+        let (path, name, is_left) = (path.to_owned(), name.to_owned(), AtomicBool::new(false));
+        Ok(SocketFile { listener, path, folder, name, identity, is_left })
     }
 
     /// Where it is.
@@ -71,8 +83,16 @@ impl SocketFile {
         accepted.map(UnixStream::from).map_err(|errno| Error::io("cannot accept", errno.into()))
     }
 
+    /// Leaves the file to whoever goes on with the socket.
+    pub(crate) fn leave(&self) {
+        self.is_left.store(true, Ordering::Release);
+    }
+
     /// Takes the file away, so that nobody finds the socket any more. Doing so again does nothing.
     pub(crate) fn remove(&self) {
+        if self.is_left.load(Ordering::Acquire) {
+            return;
+        }
         let found = fs::statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW);
         if found.is_ok_and(|found| identity(&found) == self.identity) {
             let _ = fs::unlinkat(&self.folder, &self.name, AtFlags::empty());

@@ -1,4 +1,4 @@
-//! How a server is told to end: from another thread, or by a signal.
+//! How a server is told to end, from another thread or by a signal, or to pass on its clients.
 //!
 //! A pipe that becomes readable and stays so, since nobody empties it: any number of servers can wait for it in `poll`
 //! beside their sockets, and asking twice is asking once.
@@ -11,7 +11,10 @@ use silt_types::{Context as _, Error, Result};
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// A request to end, shared by whoever asks and whoever obeys. Clones are the same signal.
@@ -22,6 +25,7 @@ pub struct StopSignal(Arc<Pipe>);
 struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
+    passes_on: AtomicBool,
 }
 
 impl StopSignal {
@@ -30,13 +34,31 @@ impl StopSignal {
         let what = || "cannot make a stop signal".to_owned();
         let (read, write) = io::pipe().context(what)?;
         ioctl_fionbio(&write, true).map_err(io::Error::from).context(what)?;
-        Ok(StopSignal(Arc::new(Pipe { read: read.into(), write: write.into() })))
+        Ok(StopSignal(Arc::new(Pipe {
+            read: read.into(),
+            write: write.into(),
+            passes_on: AtomicBool::new(false),
+        })))
     }
 
     /// Asks every server that runs with this signal to end. Never waits.
     pub fn trigger(&self) {
         // A full pipe means that the signal was given long ago.
         let _ = rustix::io::write(&self.0.write, &[1]);
+    }
+
+    /// Asks the servers that run with this signal to end in another way, unless they are ending already: clients stay connected,
+    /// between two requests, for a server that takes over. See [`crate::Export::passed_on`].
+    pub fn pass_on(&self) {
+        if !self.is_triggered() {
+            self.0.passes_on.store(true, Ordering::Release);
+            self.trigger();
+        }
+    }
+
+    /// Whether clients are to be passed on.
+    pub fn is_passing_on(&self) -> bool {
+        self.0.passes_on.load(Ordering::Acquire)
     }
 
     /// Whether the signal was given.

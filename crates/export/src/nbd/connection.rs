@@ -25,19 +25,32 @@ use std::{
 };
 
 /// Serves a client until it leaves, breaks the protocol or is cut off; then everything it asked for was done, and
-/// answered if it still listens.
-pub(super) fn serve(link: Arc<Link>) {
+/// answered if it still listens. Or until it is to be passed on: then that is so too, it stays connected, and the answer is
+/// what it has sent of its next request.
+pub(super) fn serve(link: Arc<Link>, received: &[u8]) -> Option<Vec<u8>> {
     let mut connection = Connection {
-        input: Input::new(),
+        input: Input::new(received),
         replies: Replies::new(link.session.headers),
         workers: Workers::new(link.clone()),
         link: link.clone(),
     };
     // Why a connection ended is the client's business: what it was owed is sent, the rest it sees for itself.
-    let _ = connection.answer_all();
+    let ended = connection.answer_all();
     let _ = connection.send_replies();
     connection.workers.finish();
+    if let Ok(Ended::PassedOn) = ended
+        && !link.is_broken()
+    {
+        return Some(connection.input.unread().to_vec());
+    }
     link.hang_up();
+    None
+}
+
+/// Why a connection is served no longer.
+enum Ended {
+    ByClient,
+    PassedOn,
 }
 
 struct Connection {
@@ -48,11 +61,11 @@ struct Connection {
 }
 
 impl Connection {
-    fn answer_all(&mut self) -> Result<()> {
+    fn answer_all(&mut self) -> Result<Ended> {
         loop {
             while let Some(header) = self.next_header()? {
                 if header.command == command::DISCONNECT {
-                    return Ok(());
+                    return Ok(Ended::ByClient);
                 }
                 if header.command == command::WRITE {
                     self.write(&header)?;
@@ -62,8 +75,11 @@ impl Connection {
                 }
             }
             self.send_replies()?;
+            if !self.link.wait_for_client()? {
+                return Ok(Ended::PassedOn);
+            }
             if !self.input.receive(self.link.socket())? {
-                return Ok(());
+                return Ok(Ended::ByClient);
             }
         }
     }

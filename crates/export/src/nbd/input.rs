@@ -18,8 +18,11 @@ pub(super) struct Input {
 }
 
 impl Input {
-    pub(super) fn new() -> Input {
-        Input { bytes: vec![0; INPUT_BYTES].into(), unread: 0..0 }
+    /// With what was received elsewhere, of which there is less than fits.
+    pub(super) fn new(received: &[u8]) -> Input {
+        let mut bytes = vec![0; INPUT_BYTES];
+        bytes[..received.len()].copy_from_slice(received);
+        Input { bytes: bytes.into(), unread: 0..received.len() }
     }
 
     /// What was received and not consumed.

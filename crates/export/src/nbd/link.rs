@@ -2,7 +2,9 @@
 //!
 //! Replies go out whole and one after the other: whoever sends holds the lock until the last byte is with the kernel.
 
+use crate::StopSignal;
 use rustix::{
+    event::{PollFd, PollFlags, poll},
     io::retry_on_intr,
     net::{SendFlags, Shutdown, send, shutdown},
 };
@@ -27,6 +29,8 @@ pub(super) struct Link {
     pub(super) session: Session,
     /// What is served.
     pub(super) device: Arc<dyn BlockDevice>,
+    /// When to end.
+    stop: StopSignal,
 }
 
 impl Link {
@@ -34,9 +38,18 @@ impl Link {
         socket: Arc<OwnedFd>,
         session: Session,
         device: Arc<dyn BlockDevice>,
+        stop: StopSignal,
     ) -> Link {
         let (sending, broken) = (Mutex::new(()), AtomicBool::new(false));
-        Link { socket, sending, broken, session, device }
+        Link { socket, sending, broken, session, device, stop }
+    }
+
+    /// Waits until the client has sent something or is gone, for between two requests. False if it is to be passed on now.
+    pub(super) fn wait_for_client(&self) -> Result<bool> {
+        let mut fds =
+            [PollFd::new(&*self.socket, PollFlags::IN), PollFd::new(&self.stop, PollFlags::IN)];
+        retry_on_intr(|| poll(&mut fds, None))?;
+        Ok(!self.stop.is_passing_on())
     }
 
     /// The socket, for receiving: that is done by one thread alone.

@@ -65,6 +65,14 @@ impl Listener {
         }
     }
 
+    /// Goes on listening with a socket that another process made.
+    pub(super) fn adopt(listen: &Listen, socket: OwnedFd) -> Result<Listener> {
+        match listen {
+            Listen::Unix(path) => SocketFile::adopt(path, socket).map(Listener::Unix),
+            Listen::Tcp(_) => Ok(Listener::Tcp(socket.into())),
+        }
+    }
+
     /// The next client that waits.
     pub(super) fn accept(&self) -> Result<OwnedFd, Errno> {
         let socket = accept_with(self, SocketFlags::CLOEXEC)?;
@@ -73,6 +81,14 @@ impl Listener {
             let _ = set_tcp_nodelay(&socket, true);
         }
         Ok(socket)
+    }
+
+    /// Lets somebody else go on with it: the file stays. Answers the socket.
+    pub(super) fn leave(&self) -> io::Result<OwnedFd> {
+        if let Listener::Unix(socket) = self {
+            socket.leave();
+        }
+        self.as_fd().try_clone_to_owned()
     }
 
     /// Ends listening: new clients are refused by the kernel, and the socket's file is gone.

@@ -17,6 +17,7 @@ mod limits;
 mod link;
 mod listen;
 mod options;
+mod passing;
 mod reply;
 mod request;
 mod server;

@@ -9,7 +9,7 @@ use silt_types::BLOCK_SIZE_BYTES;
 use silt_volume::Geometry;
 
 /// What client and server agreed on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Session {
     /// The device, as the client was told.
     pub(super) geometry: Geometry,

@@ -9,8 +9,9 @@ use super::{
     limits::{CLIENTS_MAX, CUT_TIME_MAX, DRAIN_TIME_MAX, REFUSALS_MAX},
     link::Link,
     listen::{Listen, Listener},
+    passing::{self, PassedClient},
 };
-use crate::{Export, ExportAddress, StopSignal};
+use crate::{Export, ExportAddress, PassedOn, StopSignal};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::{Errno, retry_on_intr},
@@ -24,7 +25,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -45,6 +46,10 @@ pub struct Server {
     listener: Listener,
     address: Listen,
     clients: Arc<Clients>,
+    /// Clients of another server, to go on with.
+    taken_over: Mutex<Vec<PassedClient>>,
+    /// Whether it ended by passing its clients on.
+    has_passed_on: AtomicBool,
 }
 
 impl Server {
@@ -53,7 +58,23 @@ impl Server {
     /// than a socket is there, `Invalid` if the address is not on the loopback interface or the path too long.
     pub fn bind(listen: &Listen) -> Result<Server> {
         let (listener, address) = Listener::bind(listen)?;
-        Ok(Server { listener, address, clients: Arc::default() })
+        Ok(Server::new(listener, address, Vec::new()))
+    }
+
+    /// Goes on at the same place with the clients of a server that has ended, from the moment it is run. `Invalid` if that is
+    /// not what was passed on.
+    pub fn take_over(listen: &Listen, passed: PassedOn) -> Result<Server> {
+        let mut descriptors = passed.descriptors.into_iter();
+        let listener =
+            descriptors.next().ok_or_else(|| Error::invalid("no socket was passed on"))?;
+        let clients = passing::take(&passed.words, descriptors.collect())?;
+        Ok(Server::new(Listener::adopt(listen, listener)?, listen.clone(), clients))
+    }
+
+    fn new(listener: Listener, address: Listen, taken_over: Vec<PassedClient>) -> Server {
+        let has_passed_on = AtomicBool::new(false);
+        let taken_over = Mutex::new(taken_over);
+        Server { listener, address, clients: Arc::default(), taken_over, has_passed_on }
     }
 
     fn accept_until(&self, device: &Arc<dyn BlockDevice>, stop: &StopSignal) -> Result<()> {
@@ -67,7 +88,7 @@ impl Server {
                 return Ok(());
             }
             match self.listener.accept() {
-                Ok(socket) => self.clients.admit(socket, device),
+                Ok(socket) => self.clients.admit(socket, device, stop),
                 Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
                     // Until some client leaves; waiting for the stop signal meanwhile.
                     let pause = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
@@ -96,6 +117,16 @@ impl Export for Server {
         }
     }
 
+    fn passed_on(&self) -> Option<PassedOn> {
+        if !self.has_passed_on.swap(false, Ordering::AcqRel) {
+            return None;
+        }
+        let clients = std::mem::take(&mut *lock(&self.clients.passed));
+        let (words, mut descriptors) = passing::put(clients).ok()?;
+        descriptors.insert(0, self.listener.leave().ok()?);
+        Some(PassedOn { words, descriptors })
+    }
+
     /// Those that have finished their handshake.
     fn clients(&self) -> usize {
         self.clients.served.load(Ordering::Relaxed)
@@ -108,9 +139,17 @@ impl Export for Server {
     /// Errors: the final flush failed; a connection hung in the device beyond the five seconds (what was flushed is
     /// durable all the same); accepting failed for good.
     fn run(&self, device: Arc<dyn BlockDevice>, stop: &StopSignal) -> Result<()> {
+        let taken_over = std::mem::take(&mut *lock(&self.taken_over));
+        for client in taken_over {
+            self.clients.go_on(client, &device, stop);
+        }
         let accepted = self.accept_until(&device, stop);
+        if accepted.is_ok() && stop.is_passing_on() {
+            self.has_passed_on.store(true, Ordering::Release);
+            return self.clients.drain(&self.address, None);
+        }
         self.listener.close();
-        let drained = self.clients.drain(&self.address);
+        let drained = self.clients.drain(&self.address, Some(Shutdown::Read));
         let flushed = if device.geometry().read_only { Ok(()) } else { device.flush() };
         accepted?;
         flushed.context(|| format!("cannot flush the device served at {}", self.address))?;
@@ -125,6 +164,8 @@ struct Clients {
     open: Mutex<Open>,
     /// A connection ended.
     fewer: Condvar,
+    /// Those that are to go on elsewhere.
+    passed: Mutex<Vec<PassedClient>>,
 }
 
 #[derive(Debug, Default)]
@@ -135,11 +176,34 @@ struct Open {
 
 impl Clients {
     fn lock(&self) -> MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.open)
+    }
+
+    /// Gives a client that another server has let in its thread.
+    fn go_on(
+        self: &Arc<Self>,
+        client: PassedClient,
+        device: &Arc<dyn BlockDevice>,
+        stop: &StopSignal,
+    ) {
+        let PassedClient { socket, session, received } = client;
+        let socket = Arc::new(socket);
+        let place = self.place(&mut self.lock(), socket.clone());
+        let link = Link::new(socket, session, device.clone(), stop.clone());
+        let _ = thread::Builder::new()
+            .name("nbd-client".into())
+            .spawn(move || place.serve(link, &received));
+    }
+
+    fn place(self: &Arc<Self>, open: &mut Open, socket: Arc<OwnedFd>) -> Place {
+        let id = open.next_id;
+        open.next_id += 1;
+        open.sockets.insert(id, socket);
+        Place { clients: self.clone(), id }
     }
 
     /// Gives a client its thread. Where there is none to be had the connection is closed: others are not to suffer.
-    fn admit(self: &Arc<Self>, socket: OwnedFd, device: &Arc<dyn BlockDevice>) {
+    fn admit(self: &Arc<Self>, socket: OwnedFd, device: &Arc<dyn BlockDevice>, stop: &StopSignal) {
         let socket = Arc::new(socket);
         let mut open = self.lock();
         let admission = match open.sockets.len() {
@@ -147,21 +211,20 @@ impl Clients {
             len if len < CLIENTS_MAX + REFUSALS_MAX => Admission::Refused,
             _ => return,
         };
-        let id = open.next_id;
-        open.next_id += 1;
-        open.sockets.insert(id, socket.clone());
+        let place = self.place(&mut open, socket.clone());
         drop(open);
-        let place = Place { clients: self.clone(), id };
-        let device = device.clone();
+        let (device, stop) = (device.clone(), stop.clone());
         // If this fails, the closure and with it the place and the socket are dropped.
         let _ = thread::Builder::new()
             .name("nbd-client".into())
-            .spawn(move || serve(socket, device, admission, &place));
+            .spawn(move || serve(socket, device, stop, admission, place));
     }
 
-    /// Lets every connection end: first by receiving no more, in the end by cutting it.
-    fn drain(&self, address: &Listen) -> Result<()> {
-        self.shutdown_all(Shutdown::Read);
+    /// Lets every connection end: by receiving no more, or as it was told to; in the end by cutting it.
+    fn drain(&self, address: &Listen, how: Option<Shutdown>) -> Result<()> {
+        if let Some(how) = how {
+            self.shutdown_all(how);
+        }
         if !self.wait_until_none(DRAIN_TIME_MAX) {
             self.shutdown_all(Shutdown::Both);
             if !self.wait_until_none(CUT_TIME_MAX) {
@@ -216,11 +279,32 @@ impl Drop for Served<'_> {
     }
 }
 
-fn serve(socket: Arc<OwnedFd>, device: Arc<dyn BlockDevice>, admission: Admission, place: &Place) {
+impl Place {
+    /// Serves a client that was let in; then it is gone, or put where those are that go on elsewhere.
+    fn serve(self, link: Link, received: &[u8]) {
+        self.clients.served.fetch_add(1, Ordering::Relaxed);
+        let _served = Served(&self.clients);
+        let (session, link) = (link.session, Arc::new(link));
+        let Some(received) = connection::serve(link.clone(), received) else { return };
+        if let Ok(socket) = link.socket().try_clone_to_owned() {
+            lock(&self.clients.passed).push(PassedClient { socket, session, received });
+        }
+    }
+}
+
+fn serve(
+    socket: Arc<OwnedFd>,
+    device: Arc<dyn BlockDevice>,
+    stop: StopSignal,
+    admission: Admission,
+    place: Place,
+) {
     let negotiated = negotiate(socket.as_fd(), device.geometry(), admission);
     if let Ok(Some(session)) = negotiated {
-        place.clients.served.fetch_add(1, Ordering::Relaxed);
-        let _served = Served(&place.clients);
-        connection::serve(Arc::new(Link::new(socket, session, device)));
+        place.serve(Link::new(socket, session, device, stop), &[]);
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 /// A server on a Unix socket in a folder of its own. Stopped when dropped.
 pub(crate) struct Running {
-    pub(crate) folder: TempDir,
+    pub(crate) folder: Arc<TempDir>,
     pub(crate) socket: PathBuf,
     pub(crate) server: Arc<dyn Export>,
     pub(crate) stop: StopSignal,
@@ -23,10 +23,20 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn serve(device: Arc<dyn BlockDevice>) -> Running {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = Arc::new(tempfile::tempdir().unwrap());
         let socket = folder.path().join("nbd");
         let address = ExportAddress::Nbd(Listen::Unix(socket.clone()));
         let server: Arc<dyn Export> = Arc::from(address.bind().unwrap());
+        Running::go_on(folder, socket, server, device)
+    }
+
+    /// Runs a server that is there already.
+    pub(crate) fn go_on(
+        folder: Arc<TempDir>,
+        socket: PathBuf,
+        server: Arc<dyn Export>,
+        device: Arc<dyn BlockDevice>,
+    ) -> Running {
         let stop = StopSignal::new().unwrap();
         let thread = std::thread::spawn({
             let (server, stop) = (server.clone(), stop.clone());
@@ -56,6 +66,12 @@ impl Running {
     pub(crate) fn stop(mut self) -> Result<()> {
         self.stop.trigger();
         self.thread.take().unwrap().join().unwrap()
+    }
+
+    /// Waits until the server, told to by then, has ended well; what is left of it.
+    pub(crate) fn ended(mut self) -> (Arc<TempDir>, PathBuf, Arc<dyn Export>) {
+        self.thread.take().unwrap().join().unwrap().unwrap();
+        (self.folder.clone(), self.socket.clone(), self.server.clone())
     }
 
     /// What [`Server::run`] answers, once it was told to stop.

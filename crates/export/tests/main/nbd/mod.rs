@@ -2,6 +2,7 @@
 
 mod errors;
 mod odd_clients;
+mod passing_on;
 mod protocol;
 mod random_requests;
 mod stopping;
