@@ -75,6 +75,15 @@ pub trait Export: Send + Sync {
         None
     }
 
+    /// Whether the protocol can tell clients that the device has become longer. A device grows only where all of its
+    /// exports can.
+    fn can_grow(&self) -> bool {
+        false
+    }
+
+    /// Tells the clients that the device has become longer; its geometry says by how much. Never waits for them.
+    fn grown(&self) {}
+
     /// Serves `device` until `stop` is given; then everything that was received is done and answered, `device` is flushed
     /// unless it is read-only, and clients find nobody any more, all within five seconds.
     fn run(&self, device: Arc<dyn BlockDevice>, stop: &StopSignal) -> Result<()>;

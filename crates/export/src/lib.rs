@@ -6,10 +6,12 @@
 //! Nothing here knows a store or a volume: an export sees a size and reads and writes bytes.
 
 mod export;
+mod meter;
 pub mod nbd;
 mod socket;
 mod stop;
 
 pub use export::{Export, ExportAddress, PassedOn};
+pub use meter::{Counts, Limited, Limits, Meter, Metered, OpCounts, Rate};
 pub use socket::{SocketFile, connect};
 pub use stop::StopSignal;

@@ -29,7 +29,8 @@ pub struct BlockStatus {
 ///
 /// Every method may be called from many threads at once. Writes that overlap in time and place end in either order.
 pub trait BlockDevice: Send + Sync {
-    /// Size and rights. Constant while a client is connected.
+    /// Size and rights. While it is served a device may become longer, never shorter, and its rights stay: an export that
+    /// cannot tell its clients goes by what it was told first.
     fn geometry(&self) -> Geometry;
 
     /// Fills `buf` from `offset`. `Corrupt` or `Io` if any byte could not be had and verified; `buf` is then undefined.
@@ -45,6 +46,12 @@ pub trait BlockDevice: Send + Sync {
     /// A hint: nothing depends on it, and an error says no more than that a read might fail.
     fn prefetch(&self, _offset: u64, _len_bytes: u64) -> Result<()> {
         Ok(())
+    }
+
+    /// Whether a read or write would have to wait for its turn before it is begun, since the device is over a limit. A server
+    /// that asks before it does a write on the spot hands it to a pool then.
+    fn must_wait(&self) -> bool {
+        false
     }
 
     /// Writes `buf` at `offset`. Durable only after the next [`BlockDevice::flush`]. `NoSpace` when the store is full.

@@ -160,8 +160,8 @@ impl Connection {
             return Err(too_long());
         }
         let checked = check(header, &self.link.session);
-        let may_need_more = !is_whole_blocks(header.offset, header.len);
-        if checked.is_ok() && may_need_more && header.len <= u64::from(WRITE_HANDOVER_BYTES_MAX) {
+        let may_wait = !is_whole_blocks(header.offset, header.len) || self.link.device.must_wait();
+        if checked.is_ok() && may_wait && header.len <= u64::from(WRITE_HANDOVER_BYTES_MAX) {
             let payload = self.payload(header.len as usize)?.into();
             self.input.consume(header.len as usize);
             return self.hand_over(header, Task::Write(payload));

@@ -5,5 +5,6 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "what helps tests may end like a test")]
 
 mod device;
+mod meter;
 mod nbd;
 mod running;
