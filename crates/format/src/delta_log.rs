@@ -47,6 +47,8 @@ pub struct DeltaLogHeader {
     pub size_bytes: u64,
     /// What must follow.
     pub state: DeltaLogState,
+    /// How often the delta was begun to be written to anew since somebody was told of the state it was in. 0: never written.
+    pub write_generation: u64,
 }
 
 impl DeltaLogHeader {
@@ -58,7 +60,14 @@ impl DeltaLogHeader {
             Field::new(0, 8, "size", "length of the disk in bytes"),
             Field::new(8, 8, "sectors", "record sectors"),
             Field::new(16, 4, "state", "0 open: at least so many; 1 closed: exactly so many"),
-            Field::new(20, 428, "reserved", "zero"),
+            Field::new(20, 4, "reserved", "zero"),
+            Field::new(
+                24,
+                8,
+                "write generation",
+                "0: never written; one more before the first write after a state was told",
+            ),
+            Field::new(32, 416, "reserved", "zero"),
         ],
     };
 
@@ -71,7 +80,8 @@ impl DeltaLogHeader {
         let mut statement = Vec::with_capacity(STATEMENT_LEN);
         statement.put_u64(self.size_bytes);
         statement.put_u64(sectors);
-        statement.put_u32(state);
+        statement.put_u64(state);
+        statement.put_u64(self.write_generation);
         statement.resize(STATEMENT_LEN, 0);
         let header = FileHeader::of_payload(DELTA_LOG_MAGIC, *self.id.as_bytes(), &statement);
         let mut sector = [0; DELTA_SECTOR_LEN];
@@ -86,7 +96,9 @@ impl DeltaLogHeader {
             FileHeader::decode_file(bytes, DELTA_LOG_MAGIC, DELTA_LOG_VERSION)?;
         let mut wire = WireReader::new(statement, "delta log header");
         let (size_bytes, sectors, state) = (wire.u64()?, wire.u64()?, wire.u32()?);
-        wire.bytes(STATEMENT_LEN - 20)?;
+        wire.u32()?;
+        let write_generation = wire.u64()?;
+        wire.bytes(STATEMENT_LEN - 32)?;
         let state = match state {
             0 => DeltaLogState::Open { sectors_min: sectors },
             1 => DeltaLogState::Closed { sectors },
@@ -96,7 +108,8 @@ impl DeltaLogHeader {
             return Err(wire.corrupt("no disk is that long"));
         }
         wire.finish()?;
-        Ok(DeltaLogHeader { id: DeltaId::from_bytes(header.id), size_bytes, state })
+        let id = DeltaId::from_bytes(header.id);
+        Ok(DeltaLogHeader { id, size_bytes, state, write_generation })
     }
 }
 
@@ -191,7 +204,8 @@ mod tests {
 
     fn header() -> DeltaLogHeader {
         let state = DeltaLogState::Closed { sectors: 7 };
-        DeltaLogHeader { id: DeltaId::from_bytes([9; 16]), size_bytes: 1 << 44, state }
+        let id = DeltaId::from_bytes([9; 16]);
+        DeltaLogHeader { id, size_bytes: 1 << 44, state, write_generation: 258 }
     }
 
     fn record() -> DeltaRecord {
@@ -212,7 +226,10 @@ mod tests {
             "53444c52030000000c000000000000000b0000000000000000000000ab570dd000000000ffffffff0400000000000000ffffffff00000000"
         );
         let header = header().encode();
-        assert_eq!(hex(&header[64..84]), "0000000000100000070000000000000001000000");
+        assert_eq!(
+            hex(&header[64..96]),
+            "00000000001000000700000000000000010000000000000002010000_00000000".replace('_', "")
+        );
         for record in [&DeltaLogHeader::RECORD, &DeltaRecord::RECORD] {
             assert!(record.is_contiguous(), "{}", record.name);
         }

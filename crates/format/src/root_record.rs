@@ -2,7 +2,7 @@
 //! headers of volumes. They stand in a pack's footer, which bounds their number and carries their checksum.
 
 use crate::wire::{WireReader, WireWrite};
-use silt_types::{ChunkId, DeltaId, DiskId, Name, Result, SnapshotId, TreeId, VolumeId};
+use silt_types::{ChunkId, DeltaId, DiskId, Name, Result, SnapshotId, StateId, TreeId, VolumeId};
 
 /// Something that was published with a pack.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub enum RootRecord {
         parent: Option<SnapshotId>,
         /// Its disk.
         disk: DiskId,
+        /// Its state id.
+        state: StateId,
         /// When it was taken, in nanoseconds since 1970.
         created_ns: i64,
     },
@@ -50,7 +52,7 @@ const SNAPSHOT: u8 = 3;
 
 impl RootRecord {
     /// The longest encoded record in bytes.
-    pub const LEN_MAX: usize = 256;
+    pub const LEN_MAX: usize = 288;
 
     pub(crate) fn encode_into(&self, out: &mut Vec<u8>) {
         match self {
@@ -67,13 +69,14 @@ impl RootRecord {
                 out.put_bytes(delta.as_bytes());
                 put_disk(out, disk);
             }
-            RootRecord::Snapshot { volume, id, name, parent, disk, created_ns } => {
+            RootRecord::Snapshot { volume, id, name, parent, disk, state, created_ns } => {
                 out.put_u8(SNAPSHOT);
                 out.put_bytes(volume.as_bytes());
                 out.put_bytes(id.as_bytes());
                 put_name(out, name);
                 put_optional(out, parent.as_ref().map(SnapshotId::as_bytes));
                 put_disk(out, disk);
+                out.put_bytes(state.as_bytes());
                 out.put_u64(*created_ns as u64);
             }
         }
@@ -98,6 +101,7 @@ impl RootRecord {
                 name: read_name(wire)?,
                 parent: read_optional(wire)?.map(SnapshotId::from_bytes),
                 disk: read_disk(wire)?,
+                state: StateId::from_bytes(wire.array()?),
                 created_ns: wire.u64()? as i64,
             },
             _ => return Err(wire.corrupt("a root record has an unknown kind")),

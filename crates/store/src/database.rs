@@ -50,12 +50,12 @@ CREATE TABLE IF NOT EXISTS image (
     bytes_nonzero INTEGER NOT NULL, sum INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS volume (
     name TEXT PRIMARY KEY, id BLOB NOT NULL UNIQUE, root BLOB NOT NULL, base_size INTEGER NOT NULL,
-    size INTEGER NOT NULL, frozen BLOB NOT NULL, own BLOB NOT NULL, generation INTEGER NOT NULL, head BLOB,
-    source TEXT NOT NULL, source_volume BLOB, created INTEGER NOT NULL, sum INTEGER NOT NULL) WITHOUT ROWID;
+    size INTEGER NOT NULL, frozen BLOB NOT NULL, state BLOB NOT NULL, own BLOB NOT NULL,
+    generation INTEGER NOT NULL, head BLOB, source TEXT NOT NULL, source_volume BLOB, created INTEGER NOT NULL, sum INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS snapshot (
     id BLOB PRIMARY KEY, volume BLOB NOT NULL, name TEXT NOT NULL, root BLOB NOT NULL, base_size INTEGER NOT NULL,
-    size INTEGER NOT NULL, frozen BLOB NOT NULL, parent BLOB, purpose INTEGER NOT NULL, created INTEGER NOT NULL,
-    sum INTEGER NOT NULL, UNIQUE (volume, name)) WITHOUT ROWID;
+    size INTEGER NOT NULL, frozen BLOB NOT NULL, state BLOB NOT NULL, parent BLOB, purpose INTEGER NOT NULL,
+    created INTEGER NOT NULL, sum INTEGER NOT NULL, UNIQUE (volume, name)) WITHOUT ROWID;
 ";
 
 /// The connections of this process to the database.

@@ -58,6 +58,11 @@ id! {
     TreeId, 32, "a tree id (64 hexadecimal digits)"
 }
 id! {
+    /// The name of a disk's content at a moment: equal ids mean equal bytes, unequal ids say nothing. It outlives sealing,
+    /// and changes with the first write after somebody was told of it.
+    StateId, 32, "a state id (64 hexadecimal digits)"
+}
+id! {
     /// The name of a pack, random.
     PackId, 16, "a pack id (32 hexadecimal digits)"
 }

@@ -12,7 +12,7 @@ mod size;
 
 pub use block::{is_zero, runs_of_bits};
 pub use error::{Context, Error, ErrorKind, Result};
-pub use id::{ChunkId, DeltaId, DiskId, LeaseId, PackId, SnapshotId, TreeId, VolumeId};
+pub use id::{ChunkId, DeltaId, DiskId, LeaseId, PackId, SnapshotId, StateId, TreeId, VolumeId};
 pub use name::{DiskName, Name};
 pub use progress::{NoProgress, Progress};
 pub use range::BlockRange;

@@ -6,7 +6,7 @@ use super::{
 };
 use rusqlite::{Row, Transaction, params};
 use silt_format::{RootRecord, RowSum};
-use silt_types::{DiskId, Name, SnapshotId, VolumeId};
+use silt_types::{DiskId, Name, SnapshotId, StateId, VolumeId};
 
 /// Why there is a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub struct SnapshotRecord {
     pub size_bytes: u64,
     /// Frozen deltas that are not a part of the base yet, newest first.
     pub frozen: Vec<FrozenDelta>,
+    /// Its state id.
+    pub state: StateId,
     /// The snapshot that the volume had gone on from when this one was taken.
     pub parent: Option<SnapshotId>,
     /// Why it is there.
@@ -61,6 +63,7 @@ impl SnapshotRecord {
             name: self.name.clone(),
             parent: self.parent,
             disk,
+            state: self.state,
             created_ns: self.created_ns,
         }
     }
@@ -74,7 +77,8 @@ impl SnapshotRecord {
             .blob(self.base.root.as_bytes())
             .int(self.base.size_bytes as i64)
             .int(self.size_bytes as i64)
-            .blob(&frozen_bytes(&self.frozen));
+            .blob(&frozen_bytes(&self.frozen))
+            .blob(self.state.as_bytes());
         let sum = sum.optional(self.parent.as_ref().map(|id| &id.as_bytes()[..]));
         sum.int(self.purpose as i64).int(self.created_ns).finish()
     }
@@ -88,12 +92,13 @@ impl SnapshotRecord {
             self.base.size_bytes as i64,
             self.size_bytes as i64,
             frozen_bytes(&self.frozen),
+            self.state.as_bytes(),
             self.parent.as_ref().map(SnapshotId::as_bytes),
             self.purpose as i64,
             self.created_ns,
             self.sum()
         ];
-        let sql = "REPLACE INTO snapshot VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+        let sql = "REPLACE INTO snapshot VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
         tx.execute(sql, row).map(drop)
     }
 }
@@ -105,7 +110,7 @@ impl Record for SnapshotRecord {
     fn read(row: &Row<'_>) -> rusqlite::Result<Option<SnapshotRecord>> {
         let purposes =
             [SnapshotPurpose::Asked, SnapshotPurpose::Rollback, SnapshotPurpose::Passing];
-        let number = row.get::<_, i64>(8)?;
+        let number = row.get::<_, i64>(9)?;
         let purpose = purposes.into_iter().find(|purpose| *purpose as i64 == number);
         let (Ok(name), Some(purpose)) = (row.get::<_, String>(2)?.parse(), purpose) else {
             return Ok(None);
@@ -117,10 +122,11 @@ impl Record for SnapshotRecord {
             base: read_disk(row, 3)?,
             size_bytes: row.get::<_, i64>(5)? as u64,
             frozen: read_frozen(&row.get::<_, Vec<u8>>(6)?),
-            parent: row.get::<_, Option<[u8; 16]>>(7)?.map(SnapshotId::from_bytes),
+            state: StateId::from_bytes(row.get(7)?),
+            parent: row.get::<_, Option<[u8; 16]>>(8)?.map(SnapshotId::from_bytes),
             purpose,
-            created_ns: row.get(9)?,
+            created_ns: row.get(10)?,
         };
-        Ok((record.sum() == row.get::<_, i64>(10)?).then_some(record))
+        Ok((record.sum() == row.get::<_, i64>(11)?).then_some(record))
     }
 }

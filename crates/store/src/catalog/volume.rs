@@ -6,7 +6,7 @@ use super::{
 };
 use rusqlite::{Row, Transaction, params};
 use silt_format::RowSum;
-use silt_types::{DeltaId, DiskId, DiskName, Name, SnapshotId, VolumeId};
+use silt_types::{DeltaId, DiskId, DiskName, Name, SnapshotId, StateId, VolumeId};
 
 /// A named writable disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct VolumeRecord {
     pub size_bytes: u64,
     /// Frozen deltas, newest first.
     pub frozen: Vec<FrozenDelta>,
+    /// State of what is below the delta it writes to; its own, until that is written.
+    pub state: StateId,
     /// The delta it writes to; has a folder only once it was written.
     pub own: DeltaId,
     /// Counts the changes of this record, but for those by which a frozen delta becomes a part of the base.
@@ -45,6 +47,7 @@ impl VolumeRecord {
             .int(self.size_bytes as i64);
         let sum = sum
             .blob(&frozen_bytes(&self.frozen))
+            .blob(self.state.as_bytes())
             .blob(self.own.as_bytes())
             .int(self.generation as i64);
         let sum = sum.optional(self.head.as_ref().map(|id| &id.as_bytes()[..]));
@@ -61,6 +64,7 @@ impl VolumeRecord {
             self.base.size_bytes as i64,
             self.size_bytes as i64,
             frozen_bytes(&self.frozen),
+            self.state.as_bytes(),
             self.own.as_bytes(),
             self.generation as i64,
             self.head.as_ref().map(SnapshotId::as_bytes),
@@ -69,7 +73,7 @@ impl VolumeRecord {
             self.created_ns,
             self.sum()
         ];
-        let sql = "REPLACE INTO volume VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+        let sql = "REPLACE INTO volume VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
         tx.execute(sql, row).map(drop)
     }
 }
@@ -79,7 +83,7 @@ impl Record for VolumeRecord {
     const NAME_COLUMN: usize = 0;
 
     fn read(row: &Row<'_>) -> rusqlite::Result<Option<VolumeRecord>> {
-        let names = (row.get::<_, String>(0)?.parse(), row.get::<_, String>(9)?.parse());
+        let names = (row.get::<_, String>(0)?.parse(), row.get::<_, String>(10)?.parse());
         let (Ok(name), Ok(source)) = names else {
             return Ok(None);
         };
@@ -89,13 +93,14 @@ impl Record for VolumeRecord {
             base: read_disk(row, 2)?,
             size_bytes: row.get::<_, i64>(4)? as u64,
             frozen: read_frozen(&row.get::<_, Vec<u8>>(5)?),
-            own: DeltaId::from_bytes(row.get(6)?),
-            generation: row.get::<_, i64>(7)? as u64,
-            head: row.get::<_, Option<[u8; 16]>>(8)?.map(SnapshotId::from_bytes),
+            state: StateId::from_bytes(row.get(6)?),
+            own: DeltaId::from_bytes(row.get(7)?),
+            generation: row.get::<_, i64>(8)? as u64,
+            head: row.get::<_, Option<[u8; 16]>>(9)?.map(SnapshotId::from_bytes),
             source,
-            source_volume: row.get::<_, Option<[u8; 16]>>(10)?.map(VolumeId::from_bytes),
-            created_ns: row.get(11)?,
+            source_volume: row.get::<_, Option<[u8; 16]>>(11)?.map(VolumeId::from_bytes),
+            created_ns: row.get(12)?,
         };
-        Ok((record.sum() == row.get::<_, i64>(12)?).then_some(record))
+        Ok((record.sum() == row.get::<_, i64>(13)?).then_some(record))
     }
 }

@@ -52,7 +52,7 @@ impl Delta {
         failed.map_or_else(|| self.usable(), Err)
     }
 
-    /// Flushes, then records durably that the log ends where it ends. The delta can be used on; the first block that joins
+    /// Flushes, then records durably that the log ends where it ends. The delta can be used on; the next write
     /// then costs one more sync.
     pub fn close(&self) -> Result<()> {
         self.flush()?;
@@ -82,7 +82,7 @@ impl Delta {
         log.apply(change)
     }
 
-    fn poison(&self, error: Error) -> Error {
+    pub(super) fn poison(&self, error: Error) -> Error {
         let _ = self.poison.set(error.chain());
         self.segments.forget_cached();
         error

@@ -53,7 +53,8 @@ pub(super) struct Log {
 impl Log {
     /// Makes an empty log, durable but for its name.
     pub(super) fn create(dir: &Path, id: DeltaId, size_bytes: u64) -> Result<Log> {
-        let header = DeltaLogHeader { id, size_bytes, state: DeltaLogState::Closed { sectors: 0 } };
+        let state = DeltaLogState::Closed { sectors: 0 };
+        let header = DeltaLogHeader { id, size_bytes, state, write_generation: 0 };
         let path = dir.join(NAME);
         let file = durability::create_file(&path)?;
         let mut log = Log::new(dir, file, header, 0, SECTOR_LEN);
@@ -124,6 +125,20 @@ impl Log {
             DeltaLogState::Closed { sectors } if sectors == self.sectors => Ok(()),
             _ => self.write_header(DeltaLogState::Closed { sectors: self.sectors }),
         }
+    }
+
+    /// Begins the next write generation, durably once the log is synced; a log that was closed is open again. After an error
+    /// the log is as it was, or says what it will say when this is done again.
+    pub(super) fn begin_generation(&mut self) -> Result<()> {
+        let state = match self.header.state {
+            DeltaLogState::Closed { sectors } => DeltaLogState::Open { sectors_min: sectors },
+            open @ DeltaLogState::Open { .. } => open,
+        };
+        let write_generation = self.header.write_generation + 1;
+        let header = DeltaLogHeader { state, write_generation, ..self.header };
+        self.write_at(&header.encode(), 0)?;
+        self.header = header;
+        Ok(())
     }
 
     fn append(&mut self, joined: &RoaringBitmap) -> Result<()> {
@@ -219,7 +234,7 @@ impl Log {
         written.context(|| format!("cannot write {}", self.path.display()))
     }
 
-    fn sync(&self) -> Result<()> {
+    pub(super) fn sync(&self) -> Result<()> {
         self.file.sync_data().context(|| format!("cannot sync {}", self.path.display()))
     }
 }

@@ -11,18 +11,21 @@ mod data;
 mod flush;
 mod lock;
 mod log;
+mod mark;
 mod reader;
 
 #[cfg(test)]
 mod tests;
 
 pub use data::Space;
+pub use mark::WriteMark;
 pub use reader::{DeltaReader, DeltaRun, DeltaRuns};
 
 use data::Segments;
 use flush::FlushGate;
 use lock::FolderLock;
 use log::Log;
+use mark::Marking;
 use roaring::RoaringBitmap;
 use silt_sys::{
     durability,
@@ -46,6 +49,7 @@ pub struct Delta {
     members: RwLock<Members>,
     log: Mutex<Log>,
     flushes: FlushGate,
+    marking: Marking,
     poison: OnceLock<String>,
     _lock: FolderLock,
 }
@@ -90,6 +94,7 @@ impl Delta {
             size_bytes,
             segments: Arc::new(segments),
             members: RwLock::new(Members { all, ..Members::default() }),
+            marking: Marking::of(&log),
             log: Mutex::new(log),
             flushes: FlushGate::default(),
             poison: OnceLock::new(),
@@ -112,6 +117,11 @@ impl Delta {
         self.members().blocks.all.len()
     }
 
+    /// Whether it was ever written, be it without success.
+    pub fn is_written(&self) -> bool {
+        self.mark().generation > 0 || self.blocks_modified() > 0
+    }
+
     /// Space that the blocks take on their file system, in bytes.
     pub fn allocated_bytes(&self) -> Result<u64> {
         self.segments.allocated_bytes()
@@ -120,7 +130,7 @@ impl Delta {
     /// The delta as it is now, to be read on whatever becomes of this one. Nobody may write it any more.
     pub(crate) fn reader(&self) -> DeltaReader {
         let members = self.members().all().clone();
-        DeltaReader::new(self.id, self.size_bytes, self.segments.clone(), members)
+        DeltaReader::new(self.mark(), self.size_bytes, self.segments.clone(), members)
     }
 
     /// Which blocks are in. Keeps blocks from joining while it is held.
@@ -140,14 +150,14 @@ impl Delta {
 
     /// Writes bytes of blocks that are in already. `NoSpace` leaves each sector old or new.
     pub(crate) fn overwrite(&self, buf: IoBuf<'_>, offset: u64) -> Result<()> {
-        self.usable()?;
+        self.begin_writing()?;
         self.segments.write_at(buf, offset)
     }
 
     /// Writes whole blocks, which then are in. After an error those that were not in before still are not.
     pub(crate) fn write_blocks(&self, buf: IoBuf<'_>, first_block: u64) -> Result<()> {
         debug_assert_eq!(buf.len() as u64 % BLOCK_SIZE_BYTES, 0);
-        self.usable()?;
+        self.begin_writing()?;
         let range = BlockRange { start: first_block, len: buf.len() as u64 / BLOCK_SIZE_BYTES };
         self.segments.write_at(buf, first_block * BLOCK_SIZE_BYTES)?;
         self.join(range);
@@ -159,7 +169,7 @@ impl Delta {
     /// The data goes before the record, and needs no sync in between: a block that is in reads as its old value or zero
     /// after a crash, which is right for what was not flushed; a block that is not in reads as what lies below it.
     pub(crate) fn zero_blocks(&self, range: BlockRange, space: Space) -> Result<()> {
-        self.usable()?;
+        self.begin_writing()?;
         let len_bytes = range.len * BLOCK_SIZE_BYTES;
         self.segments.zero(range.start * BLOCK_SIZE_BYTES, len_bytes, space)?;
         self.join(range);

@@ -1,7 +1,7 @@
 //! A delta that is only read: a frozen one, or one that nobody has open.
 
 use super::{
-    contains,
+    WriteMark, contains,
     data::{Segments, SpaceRun},
     log,
 };
@@ -12,7 +12,7 @@ use std::{path::Path, sync::Arc};
 
 /// A delta open for reading, without a lock: nobody may write it meanwhile.
 pub struct DeltaReader {
-    id: DeltaId,
+    mark: WriteMark,
     size_bytes: u64,
     segments: Arc<Segments>,
     members: RoaringBitmap,
@@ -34,21 +34,27 @@ impl DeltaReader {
     pub fn open(dir: &Path) -> Result<DeltaReader> {
         let (header, members) = log::load(dir)?;
         let segments = Segments::open_readable(dir, header.size_bytes, &members)?;
-        Ok(DeltaReader::new(header.id, header.size_bytes, Arc::new(segments), members))
+        let mark = WriteMark { delta: header.id, generation: header.write_generation };
+        Ok(DeltaReader::new(mark, header.size_bytes, Arc::new(segments), members))
     }
 
     pub(super) fn new(
-        id: DeltaId,
+        mark: WriteMark,
         size_bytes: u64,
         segments: Arc<Segments>,
         members: RoaringBitmap,
     ) -> DeltaReader {
-        DeltaReader { id, size_bytes, segments, members }
+        DeltaReader { mark, size_bytes, segments, members }
     }
 
     /// The delta's id.
     pub fn id(&self) -> DeltaId {
-        self.id
+        self.mark.delta
+    }
+
+    /// The generation that it is in, or was left in.
+    pub fn mark(&self) -> WriteMark {
+        self.mark
     }
 
     /// Length of the disk in bytes.

@@ -262,7 +262,12 @@ fn blocks_beyond_the_disk_and_logs_beyond_all_bounds_are_damage() {
     let path = dir.join("map.log");
     let record = silt_format::DeltaRecord { sequence: 1, batch_first: 1, runs: vec![run(9, 2)] };
     let open = DeltaLogState::Open { sectors_min: 0 };
-    let header = DeltaLogHeader { id: ID, size_bytes: 10 * BLOCK_SIZE_BYTES, state: open };
+    let header = DeltaLogHeader {
+        id: ID,
+        size_bytes: 10 * BLOCK_SIZE_BYTES,
+        state: open,
+        write_generation: 1,
+    };
     fs::write(&path, [header.encode(), record.encode()].concat()).unwrap();
     assert_damaged(&dir, "a block beyond the disk");
     fs::write(&path, header.encode()).unwrap();

@@ -9,6 +9,7 @@
 
 mod first_touch;
 mod layers;
+mod mark;
 mod read;
 mod readahead;
 mod rotate;
@@ -33,7 +34,10 @@ use silt_sys::iobuf::{IoBuf, IoBufMut};
 use silt_types::{DISK_SIZE_BYTES_MAX, DiskId, Error, Result};
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// What a volume is opened from.
@@ -58,7 +62,8 @@ pub struct Volume {
     source: Arc<dyn ChunkSource>,
     /// Held for reading by every write until it is done, so that whoever holds it for writing meets none in flight.
     layers: RwLock<Arc<Layers>>,
-    size_bytes: u64,
+    /// Grows only, when a rotation to a longer delta is recorded.
+    size_bytes: AtomicU64,
     first_touch: FirstTouch,
     readahead: Option<Readahead>,
     rotations: Mutex<()>,
@@ -97,7 +102,7 @@ impl Volume {
         Ok(Volume {
             source,
             layers: RwLock::new(Arc::new(layers)),
-            size_bytes,
+            size_bytes: AtomicU64::new(size_bytes),
             first_touch: FirstTouch::default(),
             readahead: None,
             rotations: Mutex::default(),
@@ -110,10 +115,16 @@ impl Volume {
         self.readahead = Some(Readahead::new(self.source.clone()));
     }
 
-    /// Flushes, and records that the volume was left in good order, so that a shortened record of its delta is noticed.
-    /// The volume can be used on. Does nothing for a read-only one.
+    /// Flushes, and records that the volume was left in good order, so that a shortened record of its delta is noticed, and
+    /// that its state may be told. The volume can be used on. Does nothing for a read-only one.
     pub fn close(&self) -> Result<()> {
-        self.flushable()?.map_or(Ok(()), |own| own.close())
+        match self.flushable()? {
+            None => Ok(()),
+            Some(_) => {
+                self.settle()?;
+                self.flushable()?.map_or(Ok(()), |own| own.close())
+            }
+        }
     }
 
     /// Number of blocks written or zeroed since the base, in all deltas together.
@@ -150,18 +161,22 @@ impl Volume {
 
     fn check(&self, offset: u64, len_bytes: u64) -> Result<()> {
         match offset.checked_add(len_bytes) {
-            Some(end) if end <= self.size_bytes => Ok(()),
+            Some(end) if end <= self.size_bytes() => Ok(()),
             _ => Err(Error::invalid(format!(
                 "{len_bytes} bytes at {offset} are beyond the disk of {} bytes",
-                self.size_bytes
+                self.size_bytes()
             ))),
         }
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.size_bytes.load(Ordering::Acquire)
     }
 }
 
 impl BlockDevice for Volume {
     fn geometry(&self) -> Geometry {
-        Geometry { size_bytes: self.size_bytes, read_only: self.layers().own.is_none() }
+        Geometry { size_bytes: self.size_bytes(), read_only: self.layers().own.is_none() }
     }
 
     fn readv_at(&self, buf: IoBufMut<'_>, offset: u64) -> Result<()> {

@@ -7,10 +7,13 @@
 //! flush, as after a failed flush.
 
 use super::{Layers, Volume, read_only};
-use crate::{delta::Delta, map::DiskMap};
+use crate::{
+    delta::{Delta, WriteMark},
+    map::DiskMap,
+};
 use silt_format::FROZEN_DELTAS_MAX;
-use silt_types::{DeltaId, DiskId, Error, ErrorKind, Result};
-use std::sync::{Arc, OnceLock, PoisonError};
+use silt_types::{DISK_SIZE_BYTES_MAX, DeltaId, DiskId, Error, ErrorKind, Result};
+use std::sync::{Arc, OnceLock, PoisonError, atomic::Ordering};
 
 /// Whether layers are what a crash would leave: not yet, yes, or never, and why. Clones are one.
 #[derive(Clone)]
@@ -29,6 +32,11 @@ impl Recorded {
     /// Waits until it is settled.
     pub(super) fn wait(&self) -> Result<()> {
         check(self.0.wait())
+    }
+
+    /// Whether it is settled, and well. Does not wait.
+    pub(super) fn is_done(&self) -> bool {
+        self.0.get().is_some_and(Result::is_ok)
     }
 
     /// Does not wait.
@@ -60,23 +68,24 @@ impl Volume {
         self.layers().recorded.wait()
     }
 
-    /// Whether the own delta says anything that the layers below do not: blocks, or that the disk has grown. `Io` if the
+    /// Whether the own delta says anything that the layers below do not: it was written, or the disk has grown. `Io` if the
     /// last rotation failed.
     pub fn needs_freezing(&self) -> Result<bool> {
         self.must_be_recorded()?;
         let layers = self.layers();
         let below = layers.frozen.first().map(|newest| newest.size_bytes());
-        let is_written = layers.own.as_ref().is_some_and(|own| own.blocks_modified() > 0);
+        let is_written = layers.own.as_ref().is_some_and(|own| own.is_written());
         let length_below = below.unwrap_or(layers.base.disk_id().size_bytes);
-        Ok(is_written || length_below < self.size_bytes)
+        Ok(is_written || length_below < self.size_bytes())
     }
 
-    /// Freezes the own delta and goes on in `next`, which is empty. Reads and writes go on; a write waits for those in
-    /// flight before it. `record` makes durable that the layers are these from now on; it runs once the frozen delta is
-    /// durable, and flushes wait for it. If it fails, so does every later write and flush.
+    /// Freezes the own delta and goes on in `next`, which is empty, and from then on as long as that is. Reads and writes go
+    /// on; a write waits for those in flight before it. `record` makes durable that the layers are these from now on; it is
+    /// given the mark by which the frozen delta ends, runs once that is durable, and flushes wait for it. If it fails, so does
+    /// every later write and flush. What a longer disk has more can be used when this returns.
     ///
     /// `Busy` if there are as many frozen deltas as there can be.
-    pub fn rotate(&self, next: Delta, record: impl FnOnce() -> Result<()>) -> Result<()> {
+    pub fn rotate(&self, next: Delta, record: impl FnOnce(WriteMark) -> Result<()>) -> Result<()> {
         let _one_at_a_time = self.rotations.lock().unwrap_or_else(PoisonError::into_inner);
         let layers = self.layers();
         layers.recorded.wait()?;
@@ -85,8 +94,9 @@ impl Volume {
             let message = format!("the volume reads through {FROZEN_DELTAS_MAX} frozen deltas");
             return Err(Error::new(ErrorKind::Busy, message));
         }
-        if next.size_bytes() != self.size_bytes {
-            return Err(Error::internal("a delta of another size was to take writes"));
+        let size_bytes = next.size_bytes();
+        if size_bytes < self.size_bytes() || size_bytes > DISK_SIZE_BYTES_MAX {
+            return Err(Error::internal("a delta of an impossible size was to take writes"));
         }
         // Most of what has to be written is written before anybody waits.
         old.flush()?;
@@ -102,8 +112,12 @@ impl Volume {
                 recorded: recorded.clone(),
             });
         }
-        let result = old.close().and_then(|()| record());
+        // Nobody writes to it any more.
+        let result = old.close().and_then(|()| record(old.mark()));
         let outcome = result.as_ref().map_or_else(|error| Err(error.chain()), |()| Ok(()));
+        if result.is_ok() {
+            self.size_bytes.fetch_max(size_bytes, Ordering::AcqRel);
+        }
         recorded.0.set(outcome).map_err(|_| Error::internal("a rotation was settled twice"))?;
         result
     }
@@ -112,7 +126,7 @@ impl Volume {
     /// have become `base`, which reads the same. Nothing changes where no other is left. `Invalid` if it cannot be that.
     pub fn rebase(&self, base: DiskId, frozen: &[DeltaId]) -> Result<()> {
         let _one_at_a_time = self.rotations.lock().unwrap_or_else(PoisonError::into_inner);
-        if base.size_bytes > self.size_bytes {
+        if base.size_bytes > self.size_bytes() {
             return Err(Error::invalid(format!("disk {base} is longer than the volume")));
         }
         let map = Arc::new(DiskMap::open(self.source.clone(), base)?);

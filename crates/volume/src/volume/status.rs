@@ -48,7 +48,7 @@ impl Volume {
     /// Bytes of a range that some layer holds as data. What lies behind the end of the disk counts for nothing. Costs a
     /// look-up for each run, and reads no data.
     pub fn bytes_held(&self, range: BlockRange) -> Result<u64> {
-        let end = (range.end() * BLOCK_SIZE_BYTES).min(self.size_bytes);
+        let end = (range.end() * BLOCK_SIZE_BYTES).min(self.size_bytes());
         let (mut at, mut held) = (range.start * BLOCK_SIZE_BYTES, 0);
         while at < end {
             for run in self.status(at, end - at, STATUS_RUNS)? {

@@ -1,3 +1,4 @@
+mod marks;
 mod rotation;
 
 use super::*;
@@ -640,6 +641,7 @@ fn headers_are_replaced_whole_and_locks_exclude() {
         frozen: vec![],
         own: None,
         generation: 1,
+        state: silt_types::StateId::from_bytes([2; 32]),
     };
     assert!(crate::read_volume_header(dir).unwrap_err().chain().contains("header"));
     for generation in 1..3 {

@@ -247,8 +247,8 @@ fn fuse_what_a_killed_process_left_is_durable_once_it_was_read_and_flushed() {
     let volume = open();
     mounted.layer.mark("1 0");
     volume.write_at(&[1; BLOCK], 0).unwrap();
-    // Folder, data, the header that is opened for appending, and then the record itself.
-    mounted.layer.set_plan(Plan::CrashAt { class: OpClass::Sync, op: 3 });
+    // Folder, data, and then the record itself; the write has opened the header.
+    mounted.layer.set_plan(Plan::CrashAt { class: OpClass::Sync, op: 2 });
     volume.flush().unwrap_err();
     mounted.layer.set_plan(Plan::None);
     drop(volume);

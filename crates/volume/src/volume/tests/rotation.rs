@@ -1,12 +1,13 @@
 //! Other layers under running I/O.
 
 use super::*;
+use crate::WriteMark;
 use silt_types::Error;
 use std::sync::Mutex;
 
 impl Fixture {
     /// A new delta, and the folders as they are once the volume has rotated to it.
-    fn next(&mut self) -> Delta {
+    pub(super) fn next(&mut self) -> Delta {
         self.frozen.insert(0, self.own.clone());
         self.add_delta();
         Delta::open(&self.own).unwrap()
@@ -39,7 +40,7 @@ fn writers_go_on_through_rotations_and_everything_answered_is_there() {
         }
         for _ in 0..FROZEN_DELTAS_MAX {
             let next = fixture.next();
-            volume.rotate(next, || Ok(())).unwrap();
+            volume.rotate(next, |_| Ok(())).unwrap();
         }
         stop.store(true, Ordering::Relaxed);
     });
@@ -48,7 +49,7 @@ fn writers_go_on_through_rotations_and_everything_answered_is_there() {
     let ids: Vec<u8> = volume.deltas().iter().map(|id| id.as_bytes()[0]).collect();
     assert_eq!(ids, [9, 8, 7, 6, 5, 4, 3, 2, 1]);
     let ninth = Delta::create(&fixture.temp.path().join("x"), DeltaId::from_bytes([10; 16]), 1);
-    assert_eq!(volume.rotate(ninth.unwrap(), || Ok(())).unwrap_err().kind(), ErrorKind::Busy);
+    assert_eq!(volume.rotate(ninth.unwrap(), |_| Ok(())).unwrap_err().kind(), ErrorKind::Busy);
     volume.close().unwrap();
     drop(volume);
     assert_same(&read_all(&fixture.open()), &expected, "opened again");
@@ -61,7 +62,7 @@ fn writes_do_not_wait_for_a_rotation_to_be_recorded_and_flushes_do() {
     volume.write_at(&[1; SECTOR], 0).unwrap();
     let (flushed, next) = (AtomicBool::new(false), fixture.next());
     thread::scope(|scope| {
-        let record = || {
+        let record = |_: WriteMark| {
             volume.write_at(&[2; SECTOR], SECTOR as u64).unwrap();
             scope.spawn(|| {
                 volume.flush().unwrap();
@@ -87,7 +88,7 @@ fn a_rotation_that_cannot_be_recorded_ends_writing() {
     let volume = fixture.open();
     volume.write_at(&[1; SECTOR], 0).unwrap();
     let next = fixture.next();
-    let refused = || Err(Error::new(ErrorKind::NoSpace, "no room for the header"));
+    let refused = |_: WriteMark| Err(Error::new(ErrorKind::NoSpace, "no room for the header"));
     assert_eq!(volume.rotate(next, refused).unwrap_err().kind(), ErrorKind::NoSpace);
     for _ in 0..2 {
         assert_eq!(volume.write_at(&[3], 0).unwrap_err().kind(), ErrorKind::Io);
@@ -96,7 +97,7 @@ fn a_rotation_that_cannot_be_recorded_ends_writing() {
     }
     assert_eq!(volume.needs_freezing().unwrap_err().kind(), ErrorKind::Io);
     let next = fixture.next();
-    assert_eq!(volume.rotate(next, || Ok(())).unwrap_err().kind(), ErrorKind::Io);
+    assert_eq!(volume.rotate(next, |_| Ok(())).unwrap_err().kind(), ErrorKind::Io);
     bytes[..SECTOR].fill(1);
     assert_same(&read_all(&volume), &bytes, "it still reads");
     drop(volume);
@@ -108,7 +109,7 @@ fn a_rebase_changes_no_byte_and_fits_only_the_deltas_it_is_for() {
     let (mut fixture, _) = Fixture::new();
     let volume = fixture.open();
     volume.write_at(&pattern(5 * BLOCK, 9), 3 * BLOCK as u64 + 100).unwrap();
-    volume.rotate(fixture.next(), || Ok(())).unwrap();
+    volume.rotate(fixture.next(), |_| Ok(())).unwrap();
     let mut map = MapBuilder::new(&*fixture.chunks, LEN as u64).unwrap();
     for (block, content) in (0..).zip(read_all(&volume).chunks(BLOCK)) {
         if content.iter().any(|byte| *byte != 0) {
@@ -118,7 +119,7 @@ fn a_rebase_changes_no_byte_and_fits_only_the_deltas_it_is_for() {
     }
     let sealed = map.finish().unwrap();
     volume.discard(0, 8 * BLOCK as u64).unwrap();
-    volume.rotate(fixture.next(), || Ok(())).unwrap();
+    volume.rotate(fixture.next(), |_| Ok(())).unwrap();
     volume.write_at(&[7; SECTOR], 0).unwrap();
     let before = read_all(&volume);
     let [own, middle, oldest] = volume.deltas()[..] else { panic!("three deltas") };
