@@ -57,7 +57,13 @@ fn main() -> Result<()> {
     let engine = furnished(&store)?;
     let socket = store.join("run/nbd");
     let exports = vec![ExportAddress::Nbd(Listen::Unix(socket.clone()))];
-    let serving = Serving { name: "vm".parse()?, exports, read_only: false };
+    let serving = Serving {
+        name: "vm".parse()?,
+        exports,
+        read_only: false,
+        limits: silt_engine::Limits::default(),
+        expect: None,
+    };
     let (stop, over) = (StopSignal::new()?, AtomicBool::new(false));
     let (ready, is_ready) = mpsc::channel();
     thread::scope(|scope| {

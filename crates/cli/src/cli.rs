@@ -13,6 +13,7 @@ use std::{env, path::PathBuf};
   silt build ./rootfs debian            an image from a folder
   silt clone debian vm1                 a writable volume on it
   silt serve vm1 --nbd /tmp/vm1.sock    attach it to a virtual machine
+  silt ps                               what is served, and how much it does
   silt snapshot vm1@before              keep what it holds, while it runs
   silt rollback vm1@before              go back
   silt info vm1                         what it has written since
@@ -50,6 +51,10 @@ pub(crate) enum Command {
     Diff(commands::diff::Args),
     Export(commands::export::Args),
     Serve(commands::serve::Args),
+    Ps(commands::ps::Args),
+    Stop(commands::stop::Args),
+    State(commands::state::Args),
+    Metrics(commands::metrics::Args),
     Verify(commands::verify::Args),
     Completions(commands::completions::Args),
     Man(commands::man::Args),

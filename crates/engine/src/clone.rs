@@ -1,9 +1,10 @@
 //! Cloning: new volumes on what another disk holds now, at the cost of a record each.
 
 use crate::engine::{Engine, now_ns};
+use silt_format::state_of_disk;
 use silt_store::{Change, FrozenDelta, Named, VolumeRecord};
 use silt_sys::durability::random_bytes;
-use silt_types::{DeltaId, DiskId, DiskName, Error, Name, Result, SnapshotId, VolumeId};
+use silt_types::{DeltaId, DiskId, DiskName, Error, Name, Result, SnapshotId, StateId, VolumeId};
 use std::collections::HashSet;
 
 /// What to clone.
@@ -20,6 +21,7 @@ pub(crate) struct Beginning {
     pub(crate) base: DiskId,
     pub(crate) size_bytes: u64,
     pub(crate) frozen: Vec<FrozenDelta>,
+    pub(crate) state: StateId,
     pub(crate) head: Option<SnapshotId>,
     pub(crate) volume: Option<VolumeId>,
 }
@@ -48,6 +50,7 @@ impl Engine {
                     base: image.disk,
                     size_bytes: image.disk.size_bytes,
                     frozen: Vec::new(),
+                    state: state_of_disk(&image.disk),
                     head: None,
                     volume: None,
                 };
@@ -62,6 +65,7 @@ impl Engine {
                     base: snapshot.base,
                     size_bytes: snapshot.size_bytes,
                     frozen: snapshot.frozen,
+                    state: snapshot.state,
                     head: Some(snapshot.id),
                     volume: Some(snapshot.volume),
                 };
@@ -73,6 +77,7 @@ impl Engine {
                         base: volume.base,
                         size_bytes: volume.size_bytes,
                         frozen: volume.frozen,
+                        state: volume.state,
                         head: volume.head,
                         volume: Some(volume.id),
                     };
@@ -96,6 +101,7 @@ pub(crate) fn publish(
             base: beginning.base,
             size_bytes: beginning.size_bytes,
             frozen: beginning.frozen.clone(),
+            state: beginning.state,
             own: DeltaId::from_bytes(random_bytes()?),
             generation: 1,
             head: beginning.head,

@@ -182,6 +182,7 @@ pub(crate) fn header_of(record: &VolumeRecord) -> VolumeHeader {
         frozen: record.frozen.iter().map(|frozen| frozen.delta).collect(),
         own: Some(record.own),
         generation: record.generation,
+        state: record.state,
     }
 }
 

@@ -18,28 +18,30 @@ pub struct Engine {
     pub(crate) store: Store,
     /// What disks are read through.
     pub(crate) source: Arc<dyn ChunkSource>,
+    /// Decoded chunks that they keep in memory at most.
+    pub(crate) cache_bytes: u64,
 }
 
 impl Engine {
     /// Opens the store at `path`. `NotFound` if there is none.
     pub fn open(path: &Path, cache_bytes: u64) -> Result<Engine> {
-        Store::open(path, cache_bytes).map(Engine::new)
+        Store::open(path, cache_bytes).map(|store| Engine::new(store, cache_bytes))
     }
 
     /// Opens the store at `path`; makes it, and the folders above it, where there is none.
     pub fn open_or_create(path: &Path, cache_bytes: u64) -> Result<Engine> {
-        Store::open_or_create(path, cache_bytes).map(Engine::new)
+        Store::open_or_create(path, cache_bytes).map(|store| Engine::new(store, cache_bytes))
     }
 
-    fn new(store: Store) -> Engine {
-        Engine { source: Arc::new(store.clone()), store }
+    fn new(store: Store, cache_bytes: u64) -> Engine {
+        Engine { source: Arc::new(store.clone()), store, cache_bytes }
     }
 
     /// The same engine, whose disks find their chunks through a broker and need nothing of this store but its packs. They keep
     /// at most `cache_bytes` of decoded chunks in memory.
     pub fn reading_through(self, broker: &Broker, cache_bytes: u64) -> Engine {
         let source = Arc::new(self.store.reader(Box::new(broker.clone()), cache_bytes));
-        Engine { source, ..self }
+        Engine { source, cache_bytes, ..self }
     }
 
     /// What a name stands for. `NotFound` if nothing.

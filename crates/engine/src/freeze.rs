@@ -9,6 +9,7 @@
 use crate::{
     control::{ControlClient, Layering, ServedState},
     engine::Engine,
+    state::state_above,
 };
 use silt_format::FROZEN_DELTAS_MAX;
 use silt_store::{Change, FrozenDelta, VolumeRecord};
@@ -38,7 +39,7 @@ impl Frozen {
 
     /// Lets the record follow: its own delta and what was frozen before that join its frozen ones.
     pub(crate) fn apply(&self, record: &mut VolumeRecord) -> Result<()> {
-        let ServedState { deltas, generation } = &self.0;
+        let ServedState { deltas, generation, size_bytes, state } = &self.0;
         let own_at = deltas.iter().position(|delta| *delta == record.own);
         let (Some(own_at), Some(own)) = (own_at, deltas.first()) else {
             let name = &record.name;
@@ -50,6 +51,8 @@ impl Frozen {
             let frozen = deltas[1..=own_at].iter().map(|delta| FrozenDelta { delta: *delta, home });
             record.frozen = frozen.chain(record.frozen.iter().copied()).collect();
             record.own = *own;
+            record.state = *state;
+            record.size_bytes = *size_bytes;
             record.generation = (record.generation + 1).max(*generation);
         }
         Ok(())
@@ -97,7 +100,12 @@ impl Engine {
             return Ok(now);
         }
         let deltas = header.own.iter().chain(&header.frozen).copied().collect();
-        let frozen = Frozen(ServedState { deltas, generation: header.generation });
+        let frozen = Frozen(ServedState {
+            deltas,
+            generation: header.generation,
+            size_bytes: header.size_bytes,
+            state: header.state,
+        });
         self.follow(&now, &frozen)
     }
 
@@ -110,14 +118,29 @@ impl Engine {
     /// Freezes what the volume holds now, so that its record can be changed by [`Frozen::apply`]. `Busy` if it has as many
     /// frozen deltas as it can have, or somebody uses it in a way that cannot be asked.
     pub(crate) fn freeze(&self, record: &VolumeRecord, _turn: &Turn) -> Result<Frozen> {
+        self.ask_or_do(
+            record,
+            |server, now| server.freeze(&Layering::of(now), now.generation + 1).map(Frozen),
+            |now| self.freeze_at_rest(now),
+        )
+    }
+
+    /// Lets the server of a volume do something, or does it while nobody writes it: both are given the record as it is now.
+    /// `Busy` if somebody uses it in a way that cannot be asked.
+    pub(crate) fn ask_or_do<T>(
+        &self,
+        record: &VolumeRecord,
+        ask: impl Fn(ControlClient, &VolumeRecord) -> Result<T>,
+        do_at_rest: impl Fn(&VolumeRecord) -> Result<T>,
+    ) -> Result<T> {
         let mut tries = 1;
         loop {
             let now = self.volume_now(record)?;
             if let Some(server) = ControlClient::connect(self.store.paths(), &now)? {
-                return server.freeze(&Layering::of(&now), now.generation + 1).map(Frozen);
+                return ask(server, &now);
             }
             match VolumeLock::share(&self.store.paths().volume(record.id)) {
-                Ok(_lock) => return self.freeze_at_rest(&now),
+                Ok(_lock) => return do_at_rest(&now),
                 Err(error) if error.kind() == ErrorKind::Busy && tries < SERVER_TRIES => {
                     tries += 1;
                     thread::sleep(SERVER_PAUSE);
@@ -145,16 +168,18 @@ impl Engine {
             }
             false => None,
         };
-        let Some(delta) = delta.filter(|delta| grown || delta.blocks_modified() > 0) else {
+        let Some(delta) = delta.filter(|delta| grown || delta.is_written()) else {
             return Ok(Frozen(unchanged(record)));
         };
         must_have_room(record)?;
         // From here on it never changes; what a killed server had written and not flushed becomes durable with it.
-        delta.freeze()?;
+        let mark = delta.freeze()?.mark();
         self.sync_names_of(record)?;
-        let mut deltas = unchanged(record).deltas;
-        deltas.insert(0, DeltaId::from_bytes(random_bytes()?));
-        Ok(Frozen(ServedState { deltas, generation: record.generation + 1 }))
+        let mut next = unchanged(record);
+        next.deltas.insert(0, DeltaId::from_bytes(random_bytes()?));
+        next.generation += 1;
+        next.state = state_above(record.state, mark);
+        Ok(Frozen(next))
     }
 
     /// Whether the disk has grown since the layer below its own delta.
@@ -202,5 +227,10 @@ fn must_have_room(record: &VolumeRecord) -> Result<()> {
 }
 
 fn unchanged(record: &VolumeRecord) -> ServedState {
-    ServedState { deltas: Layering::of(record).deltas, generation: record.generation }
+    ServedState {
+        deltas: Layering::of(record).deltas,
+        generation: record.generation,
+        size_bytes: record.size_bytes,
+        state: record.state,
+    }
 }

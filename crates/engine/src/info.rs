@@ -1,8 +1,15 @@
 //! What there is to know of a name, and of the store.
 
-use crate::{control::ControlClient, engine::Engine, freeze::Frozen};
+use crate::{
+    control::{ControlClient, ServerStatus},
+    engine::Engine,
+    freeze::Frozen,
+};
+use silt_format::state_of_disk;
 use silt_store::{ChunkKind, Listing, Named, VolumeRecord};
-use silt_types::{BLOCK_SIZE_BYTES, DiskId, DiskName, ErrorKind, Result, TreeId, VolumeId};
+use silt_types::{
+    BLOCK_SIZE_BYTES, DiskId, DiskName, ErrorKind, Result, StateId, TreeId, VolumeId,
+};
 use silt_volume::{DiskMap, Volume, VolumeLock};
 use std::{sync::Arc, time::Duration};
 
@@ -17,6 +24,18 @@ pub struct ServedBy {
     pub pid: Option<u32>,
     /// Where it serves, as the command line says it.
     pub address: Option<String>,
+    /// Whether it refuses writes. Then there may be others.
+    pub read_only: bool,
+}
+
+impl ServedBy {
+    fn of(status: &ServerStatus) -> ServedBy {
+        ServedBy {
+            pid: Some(status.pid),
+            address: status.exports.first().map(|export| export.address.clone()),
+            read_only: status.read_only,
+        }
+    }
 }
 
 /// What there is to know of an image, a volume or a snapshot.
@@ -48,6 +67,8 @@ pub struct NameInfo {
     pub frozen_deltas: usize,
     /// When it was made, in nanoseconds since 1970.
     pub created_ns: i64,
+    /// The state it is in, where that is durable and nothing was written since it was last asked for.
+    pub state_id: Option<StateId>,
     /// Who serves it, if anybody does.
     pub served_by: Option<ServedBy>,
 }
@@ -114,7 +135,8 @@ impl Engine {
                 snapshots: 0,
                 frozen_deltas: 0,
                 created_ns: image.created_ns,
-                served_by: None,
+                state_id: Some(state_of_disk(&image.disk)),
+                served_by: self.server_of(name)?,
             }),
             Named::Volume(volume) => self.volume_info(name, volume, map_bytes),
             Named::Snapshot(snapshot) => {
@@ -133,7 +155,8 @@ impl Engine {
                     snapshots: 0,
                     frozen_deltas: snapshot.frozen.len(),
                     created_ns: snapshot.created_ns,
-                    served_by: None,
+                    state_id: Some(snapshot.state),
+                    served_by: self.server_of(name)?,
                 })
             }
         }
@@ -145,13 +168,27 @@ impl Engine {
         volume: VolumeRecord,
         map_bytes: u64,
     ) -> Result<NameInfo> {
-        let served_by = self.served_by(&volume)?;
+        let server = ControlClient::connect(self.store.paths(), &volume)?;
+        let told = server.map(ControlClient::status).and_then(Result::ok);
+        let served_by = match &told {
+            Some(told) => Some(ServedBy::of(told)),
+            None => match self.served_by(&volume)? {
+                None => self.server_of(name)?,
+                writer => writer,
+            },
+        };
         let (volume, disk) = self.open_as_it_is(&volume)?;
         let (blocks_modified, delta_bytes_allocated) =
             (disk.blocks_modified(), disk.delta_bytes_allocated()?);
+        let state_id = match (told, &served_by) {
+            (Some(told), _) => told.state_id.and_then(|id| id.parse().ok()),
+            // Whoever has it is just beginning, just ending, or was asked in vain.
+            (None, Some(by)) if !by.read_only => None,
+            (None, _) => self.state_known(&volume)?,
+        };
         let is_base = blocks_modified == 0
             && volume.size_bytes == volume.base.size_bytes
-            && served_by.is_none();
+            && served_by.as_ref().is_none_or(|by| by.read_only);
         Ok(NameInfo {
             name: name.clone(),
             kind: "volume",
@@ -166,6 +203,7 @@ impl Engine {
             snapshots: self.snapshots_shown(volume.id)?,
             frozen_deltas: volume.frozen.len(),
             created_ns: volume.created_ns,
+            state_id,
             served_by,
         })
     }
@@ -176,7 +214,7 @@ impl Engine {
         let mut record = record.clone();
         // A server may be ahead of the catalog. One that is just ending, or that can write no more, is not asked.
         let server = ControlClient::connect(self.store.paths(), &record)?;
-        if let Some(Ok(state)) = server.map(ControlClient::state) {
+        if let Some(Ok(state)) = server.map(ControlClient::layers) {
             Frozen::of(state).apply(&mut record)?;
         }
         let is_served = VolumeLock::holder(&self.store.paths().volume(record.id))?.is_some();
@@ -204,6 +242,13 @@ impl Engine {
         self.read_only_volume(volume)
     }
 
+    /// One that serves a disk read-only.
+    fn server_of(&self, name: &DiskName) -> Result<Option<ServedBy>> {
+        let first = self.servers_of(name)?.into_iter().next();
+        Ok(first.as_ref().map(ServedBy::of))
+    }
+
+    /// Who may write a volume.
     pub(crate) fn served_by(&self, volume: &VolumeRecord) -> Result<Option<ServedBy>> {
         let folder = self.store.paths().volume(volume.id);
         match VolumeLock::holder(&folder)? {
@@ -211,7 +256,7 @@ impl Engine {
             Some(text) => {
                 let (pid, address) = text.split_once(' ').unwrap_or((&text, ""));
                 let address = Some(address.to_owned()).filter(|address| !address.is_empty());
-                Ok(Some(ServedBy { pid: pid.parse().ok(), address }))
+                Ok(Some(ServedBy { pid: pid.parse().ok(), address, read_only: false }))
             }
         }
     }

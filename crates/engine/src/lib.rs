@@ -23,7 +23,9 @@ mod rollback;
 mod seal;
 mod sealed_state;
 mod serve;
+mod servers;
 mod snapshot;
+mod state;
 mod verify;
 
 pub use broker::Broker;
@@ -31,6 +33,9 @@ pub use build::BuildRequest;
 pub use clone::CloneRequest;
 pub use commit::CommitRequest;
 pub use confinement::Confinement;
+pub use control::{
+    CountsStatus, ExportStatus, LimitsStatus, OpStatus, RateStatus, RecentStatus, ServerStatus,
+};
 pub use diff::DiskDiff;
 pub use engine::{CACHE_SIZE_BYTES_DEFAULT, Engine};
 pub use export::{ChangesExported, ExportCounts, ExportFormat};
@@ -41,7 +46,8 @@ pub use resize::ResizeRequest;
 pub use rollback::{RollbackRequest, RolledBack};
 pub use seal::{Contended, SealReport};
 pub use serve::{Prepared, Served, Serving};
-pub use silt_export::{ExportAddress, StopSignal, nbd::Listen};
+pub use servers::{Servers, StopWhich};
+pub use silt_export::{ExportAddress, Limits, Rate, StopSignal, nbd::Listen};
 pub use silt_ext4::growth::Growth;
 pub use silt_ext4::reader::{Aspect, Aspects, Change, InodeKind};
 pub use silt_image::{BuiltImage, Owner};

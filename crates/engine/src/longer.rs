@@ -10,6 +10,7 @@ use crate::{
     resize::must_be_a_size,
 };
 use silt_ext4::growth::{Growth, grow};
+use silt_format::state_of_disk;
 use silt_store::{ChunkKind, ChunkSink, Compression, Ingest, Named, VolumeRecord};
 use silt_types::{
     BLOCK_SIZE_BYTES, BlockRange, CHUNK_BLOCKS_MAX, DiskId, Error, ErrorKind, Progress, Result,
@@ -68,6 +69,7 @@ impl Engine {
                     base,
                     size_bytes,
                     frozen: Vec::new(),
+                    state: state_of_disk(&base),
                     head: state.head_in(change)?,
                     volume: state.volume,
                 };

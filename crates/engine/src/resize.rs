@@ -1,11 +1,16 @@
 //! Other lengths of a volume's disk. The file system on it is its guest's to grow.
 
-use crate::{engine::Engine, freeze::apply_in};
+use crate::{
+    control::{ControlClient, Layering},
+    engine::Engine,
+    freeze::{Frozen, apply_in},
+};
+use silt_format::{FROZEN_DELTAS_MAX, state_of_disk, state_of_length};
 use silt_store::{FrozenDelta, VolumeRecord};
 use silt_sys::durability::random_bytes;
 use silt_types::{
-    BLOCK_SIZE_BYTES, DISK_SIZE_BYTES_MAX, DeltaId, DiskId, Error, ErrorKind, Name, Progress,
-    Result, format_size,
+    BLOCK_SIZE_BYTES, DISK_SIZE_BYTES_MAX, DeltaId, DiskId, Error, ErrorKind, Name, NoProgress,
+    Progress, Result, StateId, format_size,
 };
 use silt_volume::{DiskMap, shrink_map};
 use std::sync::Arc;
@@ -29,10 +34,17 @@ pub(crate) fn must_be_a_size(size_bytes: u64) -> Result<()> {
     Err(Error::invalid(format!("a disk has 1 byte to 16 TiB, not {size_bytes} bytes")))
 }
 
+/// The state of a disk that holds what `base` does, and zeros behind it.
+fn state_of_resized(base: &DiskId, size_bytes: u64) -> StateId {
+    let state = state_of_disk(base);
+    if base.size_bytes == size_bytes { state } else { state_of_length(&state, size_bytes) }
+}
+
 impl Engine {
     /// Gives a volume another length. What is added reads as zero. It becomes shorter only with `shrink`, and only if the
-    /// part that goes is empty, or behind the end of its ext4: `Invalid` otherwise. `Busy` if it is served, since NBD has
-    /// no way to tell a client. Growing costs a transaction; shrinking seals the volume first.
+    /// part that goes is empty, or behind the end of its ext4: `Invalid` otherwise. A volume that is served grows
+    /// under its clients if they can be told, and is `Busy` otherwise. Growing costs a transaction; shrinking seals the volume
+    /// first.
     pub fn resize(&self, request: &ResizeRequest, progress: &dyn Progress) -> Result<VolumeRecord> {
         let size = request.size_bytes;
         must_be_a_size(size)?;
@@ -50,8 +62,10 @@ impl Engine {
     }
 
     fn grow(&self, volume: &VolumeRecord, size_bytes: u64) -> Result<VolumeRecord> {
+        if let Some(grown) = self.grow_served(volume, size_bytes)? {
+            return Ok(grown);
+        }
         self.make_room_to_freeze(volume)?;
-        // Its server could not tell its clients, so there must be none.
         let _alone = self.turn_alone(volume)?;
         let frozen = self.freeze_at_rest(volume)?;
         let mut emptied = None;
@@ -59,6 +73,7 @@ impl Engine {
             let mut volume = apply_in(change, volume, &frozen)?;
             if volume.size_bytes < size_bytes {
                 volume.size_bytes = size_bytes;
+                volume.state = state_of_length(&volume.state, size_bytes);
                 // A delta belongs to a disk of its length. What is replaced here has no blocks.
                 emptied = Some(FrozenDelta { delta: volume.own, home: volume.id });
                 volume.own = DeltaId::from_bytes(random_bytes()?);
@@ -69,6 +84,28 @@ impl Engine {
         })?;
         self.remove_unneeded(emptied)?;
         Ok(grown)
+    }
+
+    /// Lets the server of a volume grow it, and the catalog follow. `None` if nobody serves it.
+    fn grow_served(&self, volume: &VolumeRecord, size_bytes: u64) -> Result<Option<VolumeRecord>> {
+        loop {
+            let turn = self.turn(volume)?;
+            let now = self.volume_now(volume)?;
+            let Some(server) = ControlClient::connect(self.store.paths(), &now)? else {
+                return Ok(None);
+            };
+            let state = server.grow(&Layering::of(&now), now.generation + 1, size_bytes)?;
+            let is_done = state.size_bytes >= size_bytes;
+            let now = self.follow(&now, &Frozen::of(state))?;
+            if is_done {
+                return Ok(Some(now));
+            }
+            // It has as many frozen deltas as it can have.
+            drop(turn);
+            if now.frozen.len() >= FROZEN_DELTAS_MAX {
+                self.seal_oldest(&now, &NoProgress)?;
+            }
+        }
     }
 
     fn shrink(
@@ -96,6 +133,7 @@ impl Engine {
             let volume = VolumeRecord {
                 base,
                 size_bytes,
+                state: state_of_resized(&base, size_bytes),
                 own: DeltaId::from_bytes(random_bytes()?),
                 generation: now.generation + 1,
                 ..now

@@ -58,6 +58,7 @@ impl Engine {
             volume.base = snapshot.base;
             volume.size_bytes = snapshot.size_bytes;
             volume.frozen = snapshot.frozen.clone();
+            volume.state = snapshot.state;
             volume.own = DeltaId::from_bytes(random_bytes()?);
             volume.head = Some(snapshot.id);
             volume.generation += 1;

@@ -3,15 +3,17 @@
 use crate::{
     broker::Broker,
     confinement::{Confinement, Rights, confine},
-    control::{ControlServer, ServedVolume},
+    control::{Access, ControlServer, Role, RunFolder, Samples, ServedDisk, Writing},
     device::OpenDisk,
-    engine::Engine,
+    engine::{Engine, now_ns},
     remove::remove_folder,
+    state::{must_be_in, state_above},
 };
-use silt_export::{Export, ExportAddress, SocketFile, StopSignal};
-use silt_store::{Named, StorePaths, VolumeRecord};
+use silt_export::{Export, ExportAddress, Limited, Limits, Metered, SocketFile, StopSignal};
+use silt_format::state_of_disk;
+use silt_store::{Named, StorePaths};
 use silt_sys::durability::create_dir;
-use silt_types::{Context as _, DiskName, Error, Name, Result};
+use silt_types::{Context as _, DiskName, Error, Name, Result, StateId};
 use silt_volume::{BlockDevice as _, Geometry, Volume, VolumeLock};
 use std::{path::PathBuf, sync::Arc, thread};
 
@@ -24,6 +26,10 @@ pub struct Serving {
     pub exports: Vec<ExportAddress>,
     /// Whether writes are refused. Several processes may serve a volume that nobody writes.
     pub read_only: bool,
+    /// What its clients together may take.
+    pub limits: Limits,
+    /// The state that the disk must be in: another one is `Invalid`.
+    pub expect: Option<StateId>,
 }
 
 /// A disk that is being served.
@@ -51,44 +57,81 @@ impl Engine {
     /// comes out has nothing of this engine but what its disk is read through.
     pub fn prepare(&self, serving: &Serving) -> Result<Prepared> {
         must_fit_together(serving)?;
-        let paths = self.store.paths();
-        let (disk, written) = self.open_to_serve(serving)?;
-        let exports =
-            serving.exports.iter().map(ExportAddress::bind).collect::<Result<Vec<_>>>()?;
-        let mut rights = Rights { read: vec![paths.packs()], write: Vec::new() };
-        let mut sockets: Vec<_> = exports.iter().filter_map(|export| export.socket()).collect();
-        let written = written.map(|record| {
-            let control = ControlServer::bind(paths, record.id)?;
-            sockets.push(control.path().to_owned());
-            rights.write.push(paths.volume(record.id));
-            Ok((control, paths.clone(), record))
-        });
-        let written = written.transpose()?;
-        let mut volume = disk.volume;
-        volume.read_ahead();
-        let volume = Arc::new(volume);
-        Ok(Prepared { volume, lock: disk.lock, exports, written, rights, sockets })
+        let opened = self.open_to_serve(serving)?;
+        must_be_in(&serving.name, serving.expect, opened.state)?;
+        let bind = || serving.exports.iter().map(ExportAddress::bind).collect();
+        self.prepare_opened(serving, opened, bind)
     }
 
-    /// Opens what is to be served; the record too of a volume that is to be written.
-    fn open_to_serve(&self, serving: &Serving) -> Result<(OpenDisk, Option<VolumeRecord>)> {
+    /// Prepares to serve what was opened by the exports that `bind` makes.
+    pub(crate) fn prepare_opened(
+        &self,
+        serving: &Serving,
+        opened: Opened,
+        bind: impl FnOnce() -> Result<Vec<Box<dyn Export>>>,
+    ) -> Result<Prepared> {
+        let paths = self.store.paths();
+        let Opened { disk: OpenDisk { mut volume, lock }, kind, id, access, .. } = opened;
+        let role = match &access {
+            Access::Read(_) => Role::reader()?,
+            Access::Write(_) => Role::Writer,
+        };
+        // Before clients can connect, so that whoever sees them served finds out by whom.
+        let folder = RunFolder::create(paths, &id, &role)?;
+        let control = SocketFile::bind_private(&folder.socket())?;
+        let exports: Arc<[Box<dyn Export>]> = bind()?.into();
+        let mut rights =
+            Rights { read: vec![paths.packs()], write: vec![folder.path().to_owned()] };
+        if let Access::Write(writing) = &access {
+            rights.write.push(writing.folder());
+        }
+        volume.read_ahead();
+        Ok(Prepared {
+            name: serving.name.clone(),
+            kind,
+            id,
+            limits: serving.limits,
+            cache_bytes: self.cache_bytes,
+            volume: Arc::new(volume),
+            lock,
+            exports,
+            access,
+            folder,
+            control,
+            rights,
+        })
+    }
+
+    /// Opens what is to be served.
+    pub(crate) fn open_to_serve(&self, serving: &Serving) -> Result<Opened> {
         match (self.find(&serving.name)?, serving.read_only) {
             (Named::Image(image), true) => {
                 let folder = use_folder(self.store.paths(), &image.name);
                 create_dir(&folder)?;
                 let lock = VolumeLock::share(&folder)?;
-                Ok((self.open_sealed(image.disk, Some(lock))?, None))
+                let disk = self.open_sealed(image.disk, Some(lock))?;
+                let state = state_of_disk(&image.disk);
+                Ok(Opened::to_read(disk, "image", image.disk.root.to_string(), state))
             }
-            (named, true) => {
-                if let Named::Volume(record) = &named {
-                    // A volume that was never written has no folder, and so nothing to lock.
-                    create_dir(&self.store.paths().volume(record.id))?;
-                }
-                Ok((self.open_to_read(&serving.name)?, None))
+            (Named::Volume(record), true) => {
+                // A volume that was never written has no folder, and so nothing to lock.
+                create_dir(&self.store.paths().volume(record.id))?;
+                let disk = self.open_to_read(&serving.name)?;
+                // It does not change any more, so what a killed server left may become durable late.
+                let state = self.settle_at_rest(&record)?;
+                Ok(Opened::to_read(disk, "volume", record.id.to_string(), state))
+            }
+            (Named::Snapshot(snapshot), true) => {
+                let disk = self.open_to_read(&serving.name)?;
+                Ok(Opened::to_read(disk, "snapshot", snapshot.id.to_string(), snapshot.state))
             }
             (Named::Volume(record), false) => {
                 let (disk, record) = self.open_to_write(&record)?;
-                Ok((disk, Some(record)))
+                let mark = disk.volume.newest_mark();
+                let state = mark.map_or(record.state, |mark| state_above(record.state, mark));
+                let id = record.id.to_string();
+                let access = Access::Write(Writing::new(self.store.paths().clone(), record));
+                Ok(Opened { disk, kind: "volume", id, state, access })
             }
             (other, false) => {
                 let (name, kind) = (&serving.name, other.kind());
@@ -102,13 +145,18 @@ impl Engine {
 
 /// A disk about to be served: open, locked, and listened for.
 pub struct Prepared {
+    name: DiskName,
+    kind: &'static str,
+    id: String,
+    limits: Limits,
+    cache_bytes: u64,
     volume: Arc<Volume>,
     lock: Option<VolumeLock>,
-    exports: Vec<Box<dyn Export>>,
-    /// Of a volume that is to be written.
-    written: Option<(SocketFile, StorePaths, VolumeRecord)>,
+    exports: Arc<[Box<dyn Export>]>,
+    access: Access,
+    folder: RunFolder,
+    control: SocketFile,
     rights: Rights,
-    sockets: Vec<PathBuf>,
 }
 
 impl Prepared {
@@ -116,29 +164,68 @@ impl Prepared {
     /// read. `Unsupported` if `required` and the kernel cannot do all of it. To be called before there are other threads, and
     /// after everything else that holds the store was dropped.
     pub fn confine(&self, broker: &Broker, required: bool) -> Result<Confinement> {
-        self.sockets.iter().try_for_each(|path| broker.remove_at_end(path))?;
+        let sockets = self.exports.iter().filter_map(|export| export.socket());
+        sockets
+            .chain([self.folder.path().to_owned()])
+            .try_for_each(|path| broker.remove_at_end(&path))?;
         confine(&self.rights, broker, required)
     }
 
     /// Serves until `stop` is given; then everything written is durable. `ready` is told once clients are answered.
     pub fn run(self, stop: &StopSignal, ready: impl FnOnce(&Served)) -> Result<()> {
-        let Prepared { volume, lock, exports, written, .. } = self;
+        let Prepared { volume, lock, exports, folder, .. } = self;
         let addresses: Vec<_> = exports.iter().map(|export| export.address()).collect();
         if let (Some(lock), Some(first)) = (&lock, addresses.first()) {
             lock.note(&format!("{} {first}", std::process::id()))?;
         }
-        let control = written.map(|(socket, paths, record)| {
-            ControlServer::start(socket, ServedVolume::new(volume.clone(), paths, record))
-        });
-        let control = control.transpose()?;
+        let limited = (!self.limits.are_none())
+            .then(|| Arc::new(Limited::new(volume.clone(), self.limits, stop.clone())));
+        let device = Arc::new(Metered::new(match &limited {
+            Some(limited) => limited.clone(),
+            None => volume.clone(),
+        }));
+        let served = ServedDisk {
+            name: self.name,
+            kind: self.kind,
+            id: self.id,
+            cache_bytes: self.cache_bytes,
+            volume: volume.clone(),
+            exports: exports.clone(),
+            meter: device.meter(),
+            limited,
+            stop: stop.clone(),
+            access: self.access,
+            started_ns: now_ns(),
+            samples: Samples::start(),
+        };
+        let control = ControlServer::start(self.control, served)?;
         ready(&Served { exports: addresses, geometry: volume.geometry() });
-        let served = run_all(&exports, &volume, stop);
+        let served = run_all(&exports, &device, stop);
         drop(control);
         let closed = volume.close();
+        // Before the lock: whoever gets that finds no other server's folder.
+        drop(folder);
         if let Some(lock) = &lock {
             lock.note("")?;
         }
         served.and(closed)
+    }
+}
+
+/// A disk that is open to be served.
+pub(crate) struct Opened {
+    disk: OpenDisk,
+    kind: &'static str,
+    /// Id of the volume or snapshot, root of an image's disk.
+    id: String,
+    /// The state it is in.
+    state: StateId,
+    access: Access,
+}
+
+impl Opened {
+    fn to_read(disk: OpenDisk, kind: &'static str, id: String, state: StateId) -> Opened {
+        Opened { disk, kind, id, state, access: Access::Read(state) }
     }
 }
 
@@ -156,9 +243,9 @@ fn must_fit_together(serving: &Serving) -> Result<()> {
 }
 
 /// Runs every export until `stop` is given or one of them fails, which ends all.
-fn run_all(exports: &[Box<dyn Export>], volume: &Arc<Volume>, stop: &StopSignal) -> Result<()> {
+fn run_all(exports: &[Box<dyn Export>], device: &Arc<Metered>, stop: &StopSignal) -> Result<()> {
     let run = |export: &dyn Export| {
-        let ended = export.run(volume.clone(), stop);
+        let ended = export.run(device.clone(), stop);
         stop.trigger();
         ended
     };

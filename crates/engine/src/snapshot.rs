@@ -63,7 +63,7 @@ impl Engine {
     fn caught_up(&self, volume: &VolumeRecord) -> Result<VolumeRecord> {
         let now = self.volume_now(volume)?;
         match ControlClient::connect(self.store.paths(), &now)? {
-            Some(server) => self.follow(&now, &Frozen::of(server.state()?)),
+            Some(server) => self.follow(&now, &Frozen::of(server.layers()?)),
             None => Ok(now),
         }
     }
@@ -105,6 +105,7 @@ pub(crate) fn keep(
         base: volume.base,
         size_bytes: volume.size_bytes,
         frozen: volume.frozen.clone(),
+        state: volume.state,
         parent: volume.head,
         purpose,
         created_ns: now_ns(),

@@ -112,11 +112,15 @@ impl Drop for SocketFile {
     }
 }
 
-/// Connects to the socket at `path`, however long that is. `None` if nobody listens there.
+/// Connects to the socket at `path`, however long that is. `None` if nobody listens there, or there is no such folder.
 pub fn connect(path: &Path) -> Result<Option<UnixStream>> {
     let failed =
         |errno: Errno| Error::io(format!("cannot connect to {}", path.display()), errno.into());
-    let (folder, name) = open_folder(path)?;
+    let (folder, name) = split(path)?;
+    let folder = match open_path(folder) {
+        Err(Errno::NOENT) => return Ok(None),
+        other => other.map_err(failed)?,
+    };
     let socket =
         net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
             .map_err(failed)?;
@@ -136,6 +140,17 @@ fn failed(path: &Path, errno: Errno) -> Error {
 }
 
 fn open_folder(path: &Path) -> Result<(OwnedFd, &OsStr)> {
+    let (folder, name) = split(path)?;
+    Ok((open_path(folder).map_err(|errno| failed(path, errno))?, name))
+}
+
+fn open_path(folder: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    fs::open(folder, flags, Mode::empty())
+}
+
+/// The folder and the name of a socket.
+fn split(path: &Path) -> Result<(&Path, &OsStr)> {
     let invalid = |why: &str| Error::invalid(format!("cannot listen at {path:?}: {why}"));
     if path.as_os_str().as_bytes().contains(&0) {
         return Err(invalid("a path has no zero byte"));
@@ -145,8 +160,6 @@ fn open_folder(path: &Path) -> Result<(OwnedFd, &OsStr)> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let folder = fs::open(folder, flags, Mode::empty()).map_err(|errno| failed(path, errno))?;
     Ok((folder, name))
 }
 

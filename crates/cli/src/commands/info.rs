@@ -31,12 +31,15 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<()> {
 }
 
 fn name_document(info: &NameInfo) -> Value {
-    let served_by =
-        info.served_by.as_ref().map(|by| json!({ "pid": by.pid, "address": by.address }));
+    let served_by = info
+        .served_by
+        .as_ref()
+        .map(|by| json!({ "pid": by.pid, "address": by.address, "read_only": by.read_only }));
     json!({
         "name": info.name.to_string(),
         "kind": info.kind,
         "disk_id": info.disk_id.map(|id| id.to_string()),
+        "state_id": info.state_id.map(|id| id.to_string()),
         "tree_id": info.tree_id.map(|id| id.to_string()),
         "size": info.size_bytes,
         "block_size": BLOCK_SIZE_BYTES,
@@ -74,6 +77,9 @@ fn name_text(info: &NameInfo) -> String {
     if let Some(id) = info.disk_id {
         lines.push(("disk id", id.to_string()));
     }
+    if let Some(id) = info.state_id {
+        lines.push(("state id", id.to_string()));
+    }
     if let Some(id) = info.tree_id {
         lines.push(("tree id", id.to_string()));
     }
@@ -100,7 +106,9 @@ fn name_text(info: &NameInfo) -> String {
             info.served_by.as_ref().map_or("nobody".to_owned(), |by| {
                 let pid =
                     by.pid.map_or("another process".to_owned(), |pid| format!("process {pid}"));
-                by.address.as_ref().map_or(pid.clone(), |address| format!("{pid} at {address}"))
+                let rights = if by.read_only { ", read-only" } else { "" };
+                let place = by.address.as_ref().map(|address| format!(" at {address}"));
+                format!("{pid}{}{rights}", place.unwrap_or_default())
             }),
         ));
     }

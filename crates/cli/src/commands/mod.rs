@@ -11,6 +11,8 @@ pub(crate) mod info;
 pub(crate) mod log;
 pub(crate) mod ls;
 pub(crate) mod man;
+pub(crate) mod metrics;
+pub(crate) mod ps;
 pub(crate) mod rename;
 pub(crate) mod resize;
 pub(crate) mod rm;
@@ -18,6 +20,8 @@ pub(crate) mod rollback;
 pub(crate) mod seal;
 pub(crate) mod serve;
 pub(crate) mod snapshot;
+pub(crate) mod state;
+pub(crate) mod stop;
 pub(crate) mod verify;
 
 use crate::cli::{Cli, Command, store_path};
@@ -95,6 +99,10 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Diff(args) => done(diff::run(&context, args)),
         Command::Export(args) => done(export::run(&context, args)),
         Command::Serve(args) => serve::run(&context, args),
+        Command::Ps(args) => done(ps::run(&context, args)),
+        Command::Stop(args) => done(stop::run(&context, args)),
+        Command::State(args) => done(state::run(&context, args)),
+        Command::Metrics(args) => done(metrics::run(&context, args)),
         Command::Verify(args) => verify::run(&context, args),
         Command::Completions(args) => done(completions::run(&context, args)),
         Command::Man(args) => done(man::run(&context, args)),

@@ -9,8 +9,8 @@ use silt_types::{Result, format_size, parse_size};
 /// Give a volume another length.
 ///
 /// What is added reads as zero; the file system on it is grown in the guest, by resize2fs. A volume becomes shorter only
-/// with --shrink, and only if what goes is empty or behind the end of its ext4. A volume that is served is refused (exit
-/// 5): NBD has no way to tell a client.
+/// with --shrink, and only if what goes is empty or behind the end of its ext4. A volume that is served becomes
+/// longer under its clients where they can be told; by NBD they cannot, and it is refused (exit 5).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   silt resize vm1 20G

@@ -4,8 +4,8 @@ use super::Context;
 use crate::output::{fail, print, warn};
 use serde_json::json;
 use silt_engine::{
-    CACHE_SIZE_BYTES_DEFAULT, Confinement, ExportAddress, Listen, Served, Serving, StopSignal,
-    become_user,
+    CACHE_SIZE_BYTES_DEFAULT, Confinement, ExportAddress, Limits, Listen, Rate, Served, Serving,
+    StopSignal, become_user,
 };
 use silt_types::{Error, ErrorKind, Result, format_size, parse_size};
 use std::{path::PathBuf, process::ExitCode};
@@ -19,6 +19,8 @@ use std::{path::PathBuf, process::ExitCode};
   silt serve vm1 --nbd /run/user/1000/vm1.sock
   silt serve vm1 --nbd tcp:127.0.0.1:10809
   silt serve debian --nbd ./debian.sock --read-only
+  silt serve vm1 --nbd vm1.sock --iops 2000:20000 --bandwidth 100M:1G
+  silt serve vm1 --nbd vm1.sock --expect \"$(cat vm1.state)\"
 
 Attach it with QEMU:
   -blockdev driver=nbd,server.type=unix,server.path=SOCKET,node-name=d0,discard=unmap
@@ -40,6 +42,17 @@ pub(crate) struct Args {
     /// Serve only if the kernel can confine the server in full (exit 9 otherwise).
     #[arg(long)]
     require_confinement: bool,
+    /// Operations a second: reads, writes, discards and zeroes together, over all clients. After a rest BURST of them may come
+    /// at once (a tenth of a second's worth unless given). Flushes are free.
+    #[arg(long, value_name = "N[:BURST]")]
+    iops: Option<String>,
+    /// Bytes a second: reads and writes together, over all clients. BURST as for --iops, in bytes. Longer requests than that
+    /// are possible, and those behind them wait.
+    #[arg(long, value_name = "SIZE[:BURST]")]
+    bandwidth: Option<String>,
+    /// Serve only if the disk is in this state, as 'silt state' or 'silt snapshot' has told it; exit 6 otherwise.
+    #[arg(long, value_name = "STATE_ID")]
+    expect: Option<String>,
     /// Decoded chunks to keep in memory.
     #[arg(long, value_name = "SIZE")]
     cache: Option<String>,
@@ -66,6 +79,11 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode> {
         name: args.volume.parse()?,
         exports: args.exports.addresses()?,
         read_only: args.read_only,
+        limits: Limits {
+            iops: parse_rate(args.iops.as_deref(), parse_count)?,
+            bandwidth: parse_rate(args.bandwidth.as_deref(), parse_size)?,
+        },
+        expect: args.expect.as_deref().map(str::parse).transpose()?,
     };
     let cache = args.cache.as_deref().map_or(Ok(CACHE_SIZE_BYTES_DEFAULT), parse_size)?;
     if let Some(user) = &args.user {
@@ -146,6 +164,25 @@ fn text(serving: &Serving, served: &Served) -> String {
     let rights = if served.geometry.read_only { ", read-only" } else { "" };
     let places: Vec<_> = served.exports.iter().map(ExportAddress::to_string).collect();
     format!("serving {} ({size}{rights}) at {}", serving.name, places.join(" and "))
+}
+
+/// A rate and, behind a colon, its burst.
+fn parse_rate(text: Option<&str>, parse: fn(&str) -> Result<u64>) -> Result<Option<Rate>> {
+    let Some(text) = text else { return Ok(None) };
+    let (rate, burst) = match text.split_once(':') {
+        Some((rate, burst)) => (rate, Some(parse(burst)?)),
+        None => (text, None),
+    };
+    let rate = Rate::new(parse(rate)?, burst);
+    rate.map(Some)
+        .ok_or_else(|| Error::invalid(format!("bad limit {text:?}: nothing would ever be done")))
+}
+
+fn parse_count(text: &str) -> Result<u64> {
+    let bad = |error| {
+        Error::with_source(ErrorKind::Invalid, format!("bad number of operations {text:?}"), error)
+    };
+    text.parse().map_err(bad)
 }
 
 fn parse_listen(text: &str) -> Result<Listen> {

@@ -43,6 +43,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<()> {
         json!({
             "snapshot": name.to_string(),
             "disk_id": record.disk_id().map(|id| id.to_string()),
+            "state_id": record.state.to_string(),
             "size": record.size_bytes,
             "frozen_deltas": record.frozen.len(),
             "seconds": seconds,
@@ -50,7 +51,8 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<()> {
     };
     let text = || {
         let sealed = record.disk_id().map_or("not sealed yet".into(), |id| format!("disk id {id}"));
-        format!("kept {name} in {:.1} ms, {sealed}", seconds * 1e3)
+        let (ms, state) = (seconds * 1e3, record.state);
+        format!("kept {name} in {ms:.1} ms, {sealed}\nstate id {state}")
     };
     print(context.json, document, text)
 }

@@ -1,12 +1,13 @@
 //! The broker's own side: what it does, for whom it was started, until that one has ended.
 
 use super::message::{MESSAGE_LEN_MAX, Request, encode_reply};
+use crate::control::RunFolder;
 use rustix::{
     fs::{AtFlags, CWD, FileType, statat, unlinkat},
     io::retry_on_intr,
     net::{RecvFlags, SendFlags, recv, send},
 };
-use silt_store::{PackPlace, Store};
+use silt_store::{PackPlace, Store, StorePaths};
 use silt_types::{ChunkId, Result};
 use std::{
     os::fd::OwnedFd,
@@ -26,7 +27,8 @@ pub(super) fn work(socket: &OwnedFd, store: &Path) {
             break;
         }
     }
-    broker.names.iter().rev().for_each(Name::remove);
+    let paths = StorePaths::new(store);
+    broker.names.iter().rev().for_each(|name| name.remove(&paths));
 }
 
 struct Work<'a> {
@@ -81,14 +83,16 @@ impl Name {
         removable.then_some(Name { path, identity: (found.st_dev, found.st_ino), kind })
     }
 
-    fn remove(&self) {
+    /// A folder is the server's own in `run`. The next server of that disk may have it already, even as the same inode; its
+    /// lock tells.
+    fn remove(&self, paths: &StorePaths) {
+        if self.kind == FileType::Directory {
+            let _ = RunFolder::remove_if_dead(paths, &self.path);
+            return;
+        }
         let found = statat(CWD, &self.path, AtFlags::SYMLINK_NOFOLLOW);
         if found.is_ok_and(|found| (found.st_dev, found.st_ino) == self.identity) {
-            let flags = match self.kind {
-                FileType::Directory => AtFlags::REMOVEDIR,
-                _ => AtFlags::empty(),
-            };
-            let _ = unlinkat(CWD, &self.path, flags);
+            let _ = unlinkat(CWD, &self.path, AtFlags::empty());
         }
     }
 }

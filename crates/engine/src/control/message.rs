@@ -1,23 +1,30 @@
-//! What is asked and answered. Both sides are of one build or a later one: an unknown question is an error to whoever
-//! asked, and unknown fields are passed over.
+//! What is asked and answered, as `docs/internals/control.md` tells it. Both sides are of one build or a later one: an unknown
+//! question is an error to whoever asked, and unknown fields are passed over.
 
-use super::LINE_LEN_MAX;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use super::ServerStatus;
+use serde::{Deserialize, Serialize};
 use silt_store::VolumeRecord;
-use silt_types::{Context as _, DeltaId, DiskId, Error, ErrorKind, Result};
-use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    os::unix::net::UnixStream,
-};
+use silt_types::{DeltaId, DiskId, Error, ErrorKind, Result, StateId};
 
-/// A question to the server of a volume.
+/// A question to a server.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(tag = "ask", rename_all = "snake_case")]
 pub(super) enum Question {
-    /// What the volume is made of.
+    /// What is served, and how it goes.
+    Status,
+    /// Make everything durable that was answered.
+    Flush,
+    /// The same, and by which id what is durable then goes.
     State,
-    /// Rebase, then freeze what is written so far; the header that says so has at least this generation.
-    Freeze { layering: TextLayering, generation: u64 },
+    /// End, as after SIGTERM.
+    Stop,
+    /// What the volume is made of.
+    Layers,
+    /// Rebase, then freeze what is written so far: the server's half of a snapshot. The header that says so has at least this
+    /// generation.
+    Snapshot { layering: TextLayering, generation: u64 },
+    /// Rebase, then go on with a longer disk: the server's half of a resize.
+    Resize { layering: TextLayering, generation: u64, size_bytes: u64 },
     /// Let go of the deltas that have become a part of this base.
     Rebase { layering: TextLayering },
 }
@@ -26,10 +33,16 @@ pub(super) enum Question {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Answer {
+    /// To a question for the status.
+    Status(Box<ServerStatus>),
     /// It is done, and this is the state.
-    Done(TextState),
+    State { state_id: String },
+    /// It is done, and this is what the volume is made of.
+    Layers(TextLayers),
+    /// It is done.
+    Done {},
     /// It is not.
-    Failed { kind: String, message: String },
+    Error { kind: String, message: String },
 }
 
 /// What the catalog knows of a volume: its base, and the deltas over it, newest first. A server may be ahead of it by
@@ -54,6 +67,10 @@ pub(crate) struct ServedState {
     pub(crate) deltas: Vec<DeltaId>,
     /// Generation of the header that says so.
     pub(crate) generation: u64,
+    /// Its length in bytes.
+    pub(crate) size_bytes: u64,
+    /// State of what is below the delta that is written to.
+    pub(crate) state: StateId,
 }
 
 /// Ids as text.
@@ -65,9 +82,11 @@ pub(super) struct TextLayering {
 
 /// The same.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct TextState {
+pub(super) struct TextLayers {
     deltas: Vec<String>,
     generation: u64,
+    size_bytes: u64,
+    state_below: String,
 }
 
 impl From<&Layering> for TextLayering {
@@ -84,17 +103,27 @@ impl TryFrom<TextLayering> for Layering {
     }
 }
 
-impl From<ServedState> for TextState {
-    fn from(state: ServedState) -> TextState {
-        TextState { deltas: texts(&state.deltas), generation: state.generation }
+impl From<ServedState> for TextLayers {
+    fn from(state: ServedState) -> TextLayers {
+        TextLayers {
+            deltas: texts(&state.deltas),
+            generation: state.generation,
+            size_bytes: state.size_bytes,
+            state_below: state.state.to_string(),
+        }
     }
 }
 
-impl TryFrom<TextState> for ServedState {
+impl TryFrom<TextLayers> for ServedState {
     type Error = Error;
 
-    fn try_from(text: TextState) -> Result<ServedState> {
-        Ok(ServedState { deltas: ids(&text.deltas)?, generation: text.generation })
+    fn try_from(text: TextLayers) -> Result<ServedState> {
+        Ok(ServedState {
+            deltas: ids(&text.deltas)?,
+            generation: text.generation,
+            size_bytes: text.size_bytes,
+            state: text.state_below.parse()?,
+        })
     }
 }
 
@@ -106,45 +135,49 @@ fn ids(texts: &[String]) -> Result<Vec<DeltaId>> {
     texts.iter().map(|text| text.parse()).collect()
 }
 
-impl From<Result<ServedState>> for Answer {
-    fn from(result: Result<ServedState>) -> Answer {
-        match result {
-            Ok(state) => Answer::Done(state.into()),
-            Err(error) => {
-                Answer::Failed { kind: error.kind().as_str().into(), message: error.chain() }
-            }
-        }
+impl From<Result<Answer>> for Answer {
+    fn from(result: Result<Answer>) -> Answer {
+        result.unwrap_or_else(|error| Answer::Error {
+            kind: error.kind().as_str().into(),
+            message: error.chain(),
+        })
     }
 }
 
-impl TryFrom<Answer> for ServedState {
-    type Error = Error;
-
-    fn try_from(answer: Answer) -> Result<ServedState> {
-        match answer {
-            Answer::Done(state) => state.try_into(),
-            Answer::Failed { kind, message } => {
+impl Answer {
+    /// The answer, if it is not that it was refused.
+    pub(super) fn accepted(self) -> Result<Answer> {
+        match self {
+            Answer::Error { kind, message } => {
                 let kind = ErrorKind::ALL.into_iter().find(|known| known.as_str() == kind);
                 Err(Error::new(kind.unwrap_or(ErrorKind::Internal), message))
             }
+            other => Ok(other),
+        }
+    }
+
+    pub(super) fn into_layers(self) -> Result<ServedState> {
+        match self {
+            Answer::Layers(layers) => layers.try_into(),
+            _ => Err(beside_the_question()),
+        }
+    }
+
+    pub(super) fn into_state(self) -> Result<StateId> {
+        match self {
+            Answer::State { state_id } => state_id.parse(),
+            _ => Err(beside_the_question()),
+        }
+    }
+
+    pub(super) fn into_status(self) -> Result<ServerStatus> {
+        match self {
+            Answer::Status(status) => Ok(*status),
+            _ => Err(beside_the_question()),
         }
     }
 }
 
-/// Writes one message.
-pub(super) fn send(mut stream: &UnixStream, message: &impl Serialize) -> Result<()> {
-    let mut line = serde_json::to_vec(message)
-        .map_err(|error| Error::with_source(ErrorKind::Internal, "cannot say it in JSON", error))?;
-    line.push(b'\n');
-    stream.write_all(&line).context(|| "cannot write to a control socket".into())
-}
-
-/// Reads one message.
-pub(super) fn receive<T: DeserializeOwned>(stream: &UnixStream) -> Result<T> {
-    let mut line = String::new();
-    let read = BufReader::new(stream.take(LINE_LEN_MAX)).read_line(&mut line);
-    read.context(|| "cannot read from a control socket".into())?;
-    serde_json::from_str(&line).map_err(|error| {
-        Error::with_source(ErrorKind::Invalid, "a message on a control socket is none", error)
-    })
+fn beside_the_question() -> Error {
+    Error::invalid("the server answered another question")
 }

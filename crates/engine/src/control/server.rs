@@ -1,91 +1,26 @@
-//! Answering commands while a volume is served.
+//! Answering commands while a disk is served: a thread that accepts, and one for each connection.
+//!
+//! A connection that is slow, silent or hostile takes a place from others for a second, and holds up nobody else. When the
+//! server ends, questions that were not received whole are not answered; those that were are.
 
 use super::{
-    Layering, QUESTION_TIME_MAX, ServedState,
-    message::{Answer, Question, receive, send},
-    socket_of,
+    CLIENTS_MAX, QUESTION_TIME_MAX, ServedDisk,
+    lines::Lines,
+    message::{Answer, Question},
+    status::Samples,
 };
-use crate::device::{create_delta, header_of};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use silt_export::{SocketFile, StopSignal};
-use silt_format::FROZEN_DELTAS_MAX;
-use silt_store::{StorePaths, VolumeRecord};
-use silt_sys::durability::{random_bytes, sync_dir};
-use silt_types::{DeltaId, Error, ErrorKind, Result, VolumeId};
-use silt_volume::{Volume, write_volume_header};
+use silt_types::{Error, Result};
 use std::{
     os::{fd::AsFd as _, unix::net::UnixStream},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
 
 /// How long accepting rests after it failed: descriptors run out for moments.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// A volume that is served for writing, and its folder, which this process alone changes meanwhile.
-pub(crate) struct ServedVolume {
-    volume: Arc<Volume>,
-    paths: StorePaths,
-    /// What the header in the folder says; its base and frozen deltas may since have become another base.
-    record: Mutex<VolumeRecord>,
-}
-
-impl ServedVolume {
-    pub(crate) fn new(
-        volume: Arc<Volume>,
-        paths: StorePaths,
-        record: VolumeRecord,
-    ) -> ServedVolume {
-        ServedVolume { volume, paths, record: Mutex::new(record) }
-    }
-
-    fn answer(&self, question: Question) -> Result<ServedState> {
-        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
-        match question {
-            Question::State => self.volume.must_be_recorded()?,
-            Question::Rebase { layering } => self.rebase(&layering.try_into()?)?,
-            Question::Freeze { layering, generation } => {
-                self.rebase(&layering.try_into()?)?;
-                self.freeze(&mut record, generation)?;
-            }
-        }
-        Ok(ServedState { deltas: self.volume.deltas(), generation: record.generation })
-    }
-
-    /// The catalog may be behind, when the command that asked for a rotation was killed: deltas that it does not know stay.
-    fn rebase(&self, layering: &Layering) -> Result<()> {
-        let deltas = self.volume.deltas();
-        let known = layering.deltas.split_first().and_then(|(own, frozen)| {
-            deltas.iter().position(|delta| delta == own).map(|at| (at, frozen))
-        });
-        let (own_at, frozen) =
-            known.ok_or_else(|| Error::invalid("the catalog knows another delta as its own"))?;
-        self.volume.rebase(layering.base, &[&deltas[1..=own_at], frozen].concat())
-    }
-
-    fn freeze(&self, record: &mut VolumeRecord, generation: u64) -> Result<()> {
-        if !self.volume.needs_freezing()? {
-            return Ok(());
-        }
-        if self.volume.deltas().len() > FROZEN_DELTAS_MAX {
-            let message = format!("the volume reads through {FROZEN_DELTAS_MAX} frozen deltas");
-            return Err(Error::new(ErrorKind::Busy, message));
-        }
-        let mut next = record.clone();
-        next.own = DeltaId::from_bytes(random_bytes()?);
-        next.generation = generation.max(record.generation + 1);
-        let folder = self.paths.volume(record.id);
-        let delta = create_delta(&folder, next.own, record.size_bytes)?;
-        sync_dir(&folder)?;
-        let mut header = header_of(&next);
-        header.base = self.volume.base();
-        header.frozen = self.volume.deltas();
-        self.volume.rotate(delta, || write_volume_header(&folder, &header))?;
-        *record = next;
-        Ok(())
-    }
-}
 
 /// Answers commands until it is dropped.
 pub(crate) struct ControlServer {
@@ -94,18 +29,13 @@ pub(crate) struct ControlServer {
 }
 
 impl ControlServer {
-    /// Listens in the store's `run` folder.
-    pub(crate) fn bind(paths: &StorePaths, volume: VolumeId) -> Result<SocketFile> {
-        SocketFile::bind_private(&socket_of(paths, volume))
-    }
-
-    /// Answers who comes to `socket`.
-    pub(crate) fn start(socket: SocketFile, served: ServedVolume) -> Result<ControlServer> {
+    /// Answers whoever connects to `socket`.
+    pub(crate) fn start(socket: SocketFile, served: ServedDisk) -> Result<ControlServer> {
         let stop = StopSignal::new()?;
         let until = stop.clone();
         let thread = thread::Builder::new()
             .name("control".into())
-            .spawn(move || accept_until(&until, &socket, &served))
+            .spawn(move || accept_until(&until, &socket, &Arc::new(served)))
             .map_err(|error| Error::io("cannot start the thread that answers commands", error))?;
         Ok(ControlServer { stop, thread: Some(thread) })
     }
@@ -121,27 +51,91 @@ impl Drop for ControlServer {
     }
 }
 
-fn accept_until(stop: &StopSignal, socket: &SocketFile, served: &ServedVolume) {
+fn accept_until(stop: &StopSignal, socket: &SocketFile, served: &Arc<ServedDisk>) {
+    let clients = Arc::new(Clients::default());
+    let period = Samples::PERIOD;
+    let period = Timespec { tv_sec: period.as_secs() as i64, tv_nsec: 0 };
     loop {
         let listener = socket.as_fd();
         let mut fds = [PollFd::new(stop, PollFlags::IN), PollFd::new(&listener, PollFlags::IN)];
-        let polled = poll(&mut fds, None);
+        let polled = poll(&mut fds, Some(&period));
         if !fds[0].revents().is_empty() {
-            return;
+            break;
         }
-        match polled.map_err(|errno| Error::io("poll", errno.into())).and_then(|_| socket.accept())
-        {
-            // Whoever asked and went away is not told; what was done for it the next one finds.
-            Ok(stream) => drop(answer_one(&stream, served)),
+        served.sample();
+        match polled {
+            Ok(0) => {}
+            Ok(_) => match socket.accept() {
+                Ok(stream) => clients.admit(stream, served, stop),
+                Err(_) => thread::sleep(PAUSE),
+            },
             Err(_) => thread::sleep(PAUSE),
         }
     }
+    clients.wait_until_none();
 }
 
-fn answer_one(stream: &UnixStream, served: &ServedVolume) -> Result<()> {
-    let failed = |error| Error::io("cannot set the time limit of a control socket", error);
-    stream.set_read_timeout(Some(QUESTION_TIME_MAX)).map_err(failed)?;
-    stream.set_write_timeout(Some(QUESTION_TIME_MAX)).map_err(failed)?;
-    let result = receive(stream).and_then(|question| served.answer(question));
-    send(stream, &Answer::from(result))
+/// Connections that are open.
+#[derive(Default)]
+struct Clients {
+    count: Mutex<usize>,
+    fewer: Condvar,
+}
+
+impl Clients {
+    fn lock(&self) -> MutexGuard<'_, usize> {
+        self.count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives a connection its thread. Beyond what one user's commands need it is closed, and so it is where there is no thread
+    /// to be had.
+    fn admit(self: &Arc<Self>, stream: UnixStream, served: &Arc<ServedDisk>, stop: &StopSignal) {
+        {
+            let mut count = self.lock();
+            if *count == CLIENTS_MAX {
+                return;
+            }
+            *count += 1;
+        }
+        let (place, served, stop) = (Place(self.clone()), served.clone(), stop.clone());
+        // If this fails, the closure and with it the place and the stream are dropped.
+        let _ = thread::Builder::new().name("control-client".into()).spawn(move || {
+            // Whoever asked and went away is not told; what was done for it the next one finds.
+            let _ = answer_all(&stream, &served, &stop);
+            // Not before: what is waited for at the end is that the disk is let go of, too.
+            drop(served);
+            drop(place);
+        });
+    }
+
+    fn wait_until_none(&self) {
+        let count = self.lock();
+        drop(self.fewer.wait_while(count, |count| *count > 0));
+    }
+}
+
+/// A connection's place, given back however its thread ends.
+struct Place(Arc<Clients>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        *self.0.lock() -= 1;
+        self.0.fewer.notify_all();
+    }
+}
+
+fn answer_all(stream: &UnixStream, served: &ServedDisk, stop: &StopSignal) -> Result<()> {
+    let mut lines = Lines::new(stream, Some(stop));
+    loop {
+        let (result, is_last) = match lines.receive::<Question>(Some(QUESTION_TIME_MAX)) {
+            Ok(None) => return Ok(()),
+            Ok(Some(question)) => (served.answer(question), false),
+            // What follows cannot be trusted to be a question.
+            Err(error) => (Err(error), true),
+        };
+        lines.send(&Answer::from(result), QUESTION_TIME_MAX)?;
+        if is_last {
+            return Ok(());
+        }
+    }
 }

@@ -46,7 +46,7 @@ impl Marking {
 
 impl Delta {
     /// The generation that the delta is in.
-    pub(crate) fn mark(&self) -> WriteMark {
+    pub fn mark(&self) -> WriteMark {
         let generation = self.marking.generation.load(Ordering::Acquire);
         WriteMark { delta: self.id, generation }
     }

@@ -6,6 +6,7 @@ use super::{
     log,
 };
 use roaring::{RoaringBitmap, bitmap};
+use silt_format::DeltaLogState;
 use silt_sys::iobuf::IoBufMut;
 use silt_types::{BLOCK_SIZE_BYTES, BlockRange, DeltaId, Result};
 use std::{path::Path, sync::Arc};
@@ -13,6 +14,7 @@ use std::{path::Path, sync::Arc};
 /// A delta open for reading, without a lock: nobody may write it meanwhile.
 pub struct DeltaReader {
     mark: WriteMark,
+    was_closed: bool,
     size_bytes: u64,
     segments: Arc<Segments>,
     members: RoaringBitmap,
@@ -35,7 +37,9 @@ impl DeltaReader {
         let (header, members) = log::load(dir)?;
         let segments = Segments::open_readable(dir, header.size_bytes, &members)?;
         let mark = WriteMark { delta: header.id, generation: header.write_generation };
-        Ok(DeltaReader::new(mark, header.size_bytes, Arc::new(segments), members))
+        let was_closed = matches!(header.state, DeltaLogState::Closed { .. });
+        let delta = DeltaReader::new(mark, header.size_bytes, Arc::new(segments), members);
+        Ok(DeltaReader { was_closed, ..delta })
     }
 
     pub(super) fn new(
@@ -44,12 +48,17 @@ impl DeltaReader {
         segments: Arc<Segments>,
         members: RoaringBitmap,
     ) -> DeltaReader {
-        DeltaReader { mark, size_bytes, segments, members }
+        DeltaReader { mark, was_closed: true, size_bytes, segments, members }
     }
 
     /// The delta's id.
     pub fn id(&self) -> DeltaId {
         self.mark.delta
+    }
+
+    /// The generation, if the delta was closed and so is durable as it is.
+    pub fn settled(&self) -> Option<WriteMark> {
+        self.was_closed.then_some(self.mark)
     }
 
     /// The generation that it is in, or was left in.

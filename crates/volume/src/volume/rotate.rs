@@ -58,6 +58,11 @@ impl Volume {
         own.chain(layers.frozen.iter().map(|delta| delta.id())).collect()
     }
 
+    /// Deltas below the one that is written to.
+    pub fn frozen_deltas(&self) -> usize {
+        self.layers().frozen.len()
+    }
+
     /// The sealed disk below everything.
     pub fn base(&self) -> DiskId {
         self.layers().base.disk_id()
