@@ -25,8 +25,9 @@ fn furnished() -> (Silt, Vec<u8>) {
 /// Where the server of the only served volume answers commands.
 fn control_socket(silt: &Silt) -> PathBuf {
     let run = fs::read_dir(silt.store().join("run")).unwrap();
-    let mut sockets = run.map(|entry| entry.unwrap().path());
-    sockets.find(|path| path.extension().is_some_and(|e| e == "control")).unwrap()
+    let mut folders = run.map(|entry| entry.unwrap().path());
+    let folder = folders.find(|path| path.extension().is_some_and(|e| e == "writer"));
+    folder.unwrap().join("control")
 }
 
 /// What is written: bytes at a place, each round its own.
@@ -173,19 +174,19 @@ fn a_snapshot_whose_command_was_killed_loses_no_write() {
     }
 }
 
-/// Asks as a command does, and is gone.
-fn freeze_and_vanish(silt: &Silt) {
+/// Asks the server of a volume as a command does, and is gone.
+pub(crate) fn freeze_and_vanish(silt: &Silt) {
     let own =
         delta_folders(silt).into_iter().min_by_key(|d| fs::metadata(d).unwrap().created().unwrap());
     let own = own.unwrap().file_name().unwrap().to_str().unwrap().to_owned();
     let base = silt.json(&["info", "image"])["disk_id"].as_str().unwrap().to_owned();
     let mut stream = UnixStream::connect(control_socket(silt)).unwrap();
     let layering = serde_json::json!({ "base": base, "deltas": [own] });
-    let question = serde_json::json!({ "freeze": { "layering": layering, "generation": 2 } });
+    let question = serde_json::json!({ "ask": "snapshot", "layering": layering, "generation": 2 });
     writeln!(stream, "{question}").unwrap();
     let mut answer = String::new();
     BufReader::new(stream).read_line(&mut answer).unwrap();
-    assert!(answer.contains("done"), "{answer}");
+    assert!(answer.starts_with("{\"layers\""), "{answer}");
 }
 
 #[test]
@@ -194,13 +195,15 @@ fn what_comes_to_a_control_socket_is_answered_with_an_error_and_harms_nobody() {
     let server = silt.serve("vm", &[]);
     let socket = control_socket(&silt);
     let long = "x".repeat(100_000);
-    let other = r#"{"freeze":{"layering":{"base":"00:1","deltas":["zz"]},"generation":1}}"#;
+    let other = r#"{"ask":"snapshot","layering":{"base":"00:1","deltas":["zz"]},"generation":1}"#;
     let none = format!(
-        r#"{{"rebase":{{"layering":{{"base":"{}:4096","deltas":["{}"]}}}}}}"#,
+        r#"{{"ask":"rebase","layering":{{"base":"{}:4096","deltas":["{}"]}}}}"#,
         "1".repeat(64),
         "2".repeat(32)
     );
-    for line in ["", "nonsense", "{}", "\"state\" \"state\"", other, &none, &long] {
+    for line in
+        ["nonsense", "{}", "{\"ask\":\"mercy\"}", "\"layers\" \"layers\"", other, &none, &long]
+    {
         let mut stream = UnixStream::connect(&socket).unwrap();
         let _ = stream.write_all(line.as_bytes());
         let _ = stream.shutdown(std::net::Shutdown::Write);
@@ -209,7 +212,7 @@ fn what_comes_to_a_control_socket_is_answered_with_an_error_and_harms_nobody() {
         // Whoever is still sending when it is refused may not hear of it.
         let is_heard = line.len() < 100_000;
         assert!(
-            answer.contains("failed") || answer.is_empty() && !is_heard,
+            answer.starts_with("{\"error\"") || answer.is_empty() && !is_heard,
             "{line:.50}: {answer}"
         );
     }

@@ -111,7 +111,10 @@ impl Engine {
                 let lock = VolumeLock::share(&folder)?;
                 let disk = self.open_sealed(image.disk, Some(lock))?;
                 let state = state_of_disk(&image.disk);
-                Ok(Opened::to_read(disk, "image", image.disk.root.to_string(), state))
+                // Half of it is unlike all others, too, and leaves room in the path of a socket.
+                let mut id = image.disk.root.to_string();
+                id.truncate(id.len() / 2);
+                Ok(Opened::to_read(disk, "image", id, state))
             }
             (Named::Volume(record), true) => {
                 // A volume that was never written has no folder, and so nothing to lock.
@@ -216,7 +219,7 @@ impl Prepared {
 pub(crate) struct Opened {
     disk: OpenDisk,
     kind: &'static str,
-    /// Id of the volume or snapshot, root of an image's disk.
+    /// Id of the volume or snapshot, first half of the root of an image's disk.
     id: String,
     /// The state it is in.
     state: StateId,

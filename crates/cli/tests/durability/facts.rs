@@ -128,6 +128,7 @@ pub(crate) fn reopen(store: &Path, name: &str) -> Result<()> {
     let place = scratch();
     let stop = StopSignal::new()?;
     let exports = vec![ExportAddress::Nbd(Listen::Unix(place.path().join("s")))];
-    let serving = Serving { name: name.parse()?, exports, read_only: false };
+    let limits = silt_engine::Limits::default();
+    let serving = Serving { name: name.parse()?, exports, read_only: false, limits, expect: None };
     Engine::open(store, CACHE_SIZE_BYTES)?.serve(&serving, &stop, |_| stop.trigger())
 }

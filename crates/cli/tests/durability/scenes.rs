@@ -5,7 +5,7 @@ use super::{
     guest::{Ask, Guest, History, Request, request},
     stage::{scratch, silt_ok},
 };
-use silt_engine::{Engine, ExportAddress, Listen, Serving, StopSignal};
+use silt_engine::{Engine, ExportAddress, Limits, Listen, Serving, StopSignal};
 use silt_testkit::nbd_client::NbdSession;
 use std::{
     fs,
@@ -131,6 +131,8 @@ pub(crate) fn with_disk<T>(store: &Path, name: &str, f: impl FnOnce(NbdSession) 
         name: name.parse().unwrap(),
         exports: vec![ExportAddress::Nbd(Listen::Unix(socket.clone()))],
         read_only: false,
+        limits: Limits::default(),
+        expect: None,
     };
     let engine = Engine::open(store, 8 << 20).unwrap();
     let (ready, is_ready) = mpsc::channel();

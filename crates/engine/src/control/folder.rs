@@ -21,14 +21,14 @@ pub(crate) enum Role {
     /// Read it, among any number of others.
     Reader {
         /// Tells it from the others.
-        number: u64,
+        number: u32,
     },
 }
 
 impl Role {
     /// A reader unlike all others.
     pub(crate) fn reader() -> Result<Role> {
-        Ok(Role::Reader { number: u64::from_le_bytes(random_bytes()?) })
+        Ok(Role::Reader { number: u32::from_le_bytes(random_bytes()?) })
     }
 }
 
@@ -59,7 +59,7 @@ impl RunFolder {
     pub(crate) fn path_of(paths: &StorePaths, id: &str, role: &Role) -> PathBuf {
         let role = match role {
             Role::Writer => "writer".to_owned(),
-            Role::Reader { number } => format!("reader-{number:016x}"),
+            Role::Reader { number } => format!("reader-{number:08x}"),
         };
         paths.run().join(format!("{id}.{role}"))
     }

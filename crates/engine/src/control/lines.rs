@@ -63,6 +63,8 @@ impl<'a> Lines<'a> {
                 Ready::TooLate => return Err(too_late()),
             }
             match recv(self.stream, &mut piece, RecvFlags::DONTWAIT) {
+                // What ends without the end of its line is a line.
+                Ok((0, _)) if !self.received.is_empty() => self.received.push(b'\n'),
                 Ok((0, _)) => return Ok(None),
                 Ok((len, _)) => self.received.extend_from_slice(&piece[..len]),
                 Err(Errno::INTR | Errno::AGAIN) => {}

@@ -26,7 +26,7 @@ use std::{
 pub(crate) struct ServedDisk {
     pub(crate) name: DiskName,
     pub(crate) kind: &'static str,
-    /// Id of the volume or snapshot, root of an image's disk.
+    /// Id of the volume or snapshot, first half of the root of an image's disk.
     pub(crate) id: String,
     pub(crate) cache_bytes: u64,
     pub(crate) volume: Arc<Volume>,

@@ -14,7 +14,7 @@ pub struct ServerStatus {
     pub name: String,
     /// `image`, `volume` or `snapshot`.
     pub kind: String,
-    /// Id of the volume or the snapshot; root of the disk map of an image.
+    /// Id of the volume or the snapshot; first half of the root of the disk map of an image.
     pub id: String,
     /// Whether writes are refused.
     pub read_only: bool,
