@@ -13,6 +13,8 @@ mod diff;
 mod engine;
 mod export;
 mod freeze;
+#[cfg(test)]
+mod growing;
 mod history;
 mod info;
 mod longer;

@@ -80,8 +80,7 @@ impl Engine {
         let folder = RunFolder::create(paths, &id, &role)?;
         let control = SocketFile::bind_private(&folder.socket())?;
         let exports: Arc<[Box<dyn Export>]> = bind()?.into();
-        let mut rights =
-            Rights { read: vec![paths.packs()], write: vec![folder.path().to_owned()] };
+        let mut rights = Rights { read: vec![paths.packs()], write: Vec::new() };
         if let Access::Write(writing) = &access {
             rights.write.push(writing.folder());
         }

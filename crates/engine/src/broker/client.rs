@@ -31,7 +31,7 @@ impl Broker {
         Ok(Broker { helper: Arc::new(Mutex::new(helper)) })
     }
 
-    /// When this process has ended, the socket or empty folder at `path` is removed. Good before [`Broker::begin`].
+    /// When this process has ended, the socket at `path` is removed, or the server's folder in `run`. Good before [`Broker::begin`].
     pub fn remove_at_end(&self, path: &Path) -> Result<()> {
         let path = std::path::absolute(path)
             .map_err(|error| Error::io(format!("cannot resolve {}", path.display()), error))?;

@@ -15,7 +15,7 @@ pub(super) const MESSAGE_LEN_MAX: usize = 8192;
 /// From the server to the broker.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Request {
-    /// When the server has ended, remove the name of this socket, or of this empty folder.
+    /// When the server has ended, remove the name of this socket, or the server's folder in `run`.
     RemoveAtEnd(PathBuf),
     /// From now on only [`Request::Find`] counts. Answered, with nothing found, once the store is open.
     Begin,
