@@ -15,7 +15,7 @@ use tempfile::TempDir;
 const BLOCK: usize = 4096;
 const SECTOR: usize = 512;
 const BLOCKS: usize = 600;
-const SIZE: usize = BLOCKS * BLOCK;
+pub(super) const SIZE: usize = BLOCKS * BLOCK;
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
@@ -50,13 +50,13 @@ fn story() -> Vec<Step> {
 }
 
 /// A mounted layer, gone when it is dropped; `None`, with a printed reason, where this machine cannot mount.
-struct Mounted {
-    layer: FaultFs,
-    temp: TempDir,
+pub(super) struct Mounted {
+    pub(super) layer: FaultFs,
+    pub(super) temp: TempDir,
 }
 
 impl Mounted {
-    fn new() -> Option<Mounted> {
+    pub(super) fn new() -> Option<Mounted> {
         if let Some(reason) = FaultFs::unavailable() {
             println!("skipped: {reason}");
             return None;
@@ -69,12 +69,12 @@ impl Mounted {
         Some(Mounted { layer: FaultFs::mount(&backing, &mount).unwrap(), temp })
     }
 
-    fn delta(&self) -> PathBuf {
+    pub(super) fn delta(&self) -> PathBuf {
         self.layer.mountpoint().join("delta")
     }
 }
 
-fn create(dir: &Path) -> Result<()> {
+pub(super) fn create(dir: &Path) -> Result<()> {
     Delta::create(dir, DeltaId::from_bytes([1; 16]), SIZE as u64)?;
     File::open(dir.parent().unwrap()).unwrap().sync_all().unwrap();
     Ok(())

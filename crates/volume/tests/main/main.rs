@@ -5,6 +5,7 @@
 
 mod conformance;
 mod durability;
+mod marks;
 mod sealing;
 
 use silt_store::MemoryChunks;
