@@ -46,7 +46,7 @@ pub(crate) enum Access {
     /// Read it: it stays in this state.
     Read(StateId),
     /// Write it, and change its folder, which nobody else does meanwhile.
-    Write(Writing),
+    Write(Box<Writing>),
 }
 
 /// A volume that is served for writing.
@@ -57,8 +57,8 @@ pub(crate) struct Writing {
 }
 
 impl Writing {
-    pub(crate) fn new(paths: StorePaths, record: VolumeRecord) -> Writing {
-        Writing { paths, record: Mutex::new(record) }
+    pub(crate) fn new(paths: StorePaths, record: VolumeRecord) -> Box<Writing> {
+        Box::new(Writing { paths, record: Mutex::new(record) })
     }
 
     /// The volume's folder.
