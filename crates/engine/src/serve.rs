@@ -7,6 +7,7 @@ use crate::{
     device::OpenDisk,
     engine::{Engine, now_ns},
     remove::remove_folder,
+    servers::served_id,
     state::{must_be_in, state_above},
 };
 use silt_export::{Export, ExportAddress, Limited, Limits, Metered, SocketFile, StopSignal};
@@ -103,16 +104,15 @@ impl Engine {
 
     /// Opens what is to be served.
     pub(crate) fn open_to_serve(&self, serving: &Serving) -> Result<Opened> {
-        match (self.find(&serving.name)?, serving.read_only) {
+        let named = self.find(&serving.name)?;
+        let id = served_id(&named);
+        match (named, serving.read_only) {
             (Named::Image(image), true) => {
                 let folder = use_folder(self.store.paths(), &image.name);
                 create_dir(&folder)?;
                 let lock = VolumeLock::share(&folder)?;
                 let disk = self.open_sealed(image.disk, Some(lock))?;
                 let state = state_of_disk(&image.disk);
-                // Half of it is unlike all others, too, and leaves room in the path of a socket.
-                let mut id = image.disk.root.to_string();
-                id.truncate(id.len() / 2);
                 Ok(Opened::to_read(disk, "image", id, state))
             }
             (Named::Volume(record), true) => {
@@ -121,17 +121,16 @@ impl Engine {
                 let disk = self.open_to_read(&serving.name)?;
                 // It does not change any more, so what a killed server left may become durable late.
                 let state = self.settle_at_rest(&record)?;
-                Ok(Opened::to_read(disk, "volume", record.id.to_string(), state))
+                Ok(Opened::to_read(disk, "volume", id, state))
             }
             (Named::Snapshot(snapshot), true) => {
                 let disk = self.open_to_read(&serving.name)?;
-                Ok(Opened::to_read(disk, "snapshot", snapshot.id.to_string(), snapshot.state))
+                Ok(Opened::to_read(disk, "snapshot", id, snapshot.state))
             }
             (Named::Volume(record), false) => {
                 let (disk, record) = self.open_to_write(&record)?;
                 let mark = disk.volume.newest_mark();
                 let state = mark.map_or(record.state, |mark| state_above(record.state, mark));
-                let id = record.id.to_string();
                 let access = Access::Write(Writing::new(self.store.paths().clone(), record));
                 Ok(Opened { disk, kind: "volume", id, state, access })
             }

@@ -9,7 +9,7 @@ use silt_types::{Context as _, DiskName, Error, ErrorKind, Result};
 use silt_volume::VolumeLock;
 use std::{
     collections::HashMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -40,7 +40,7 @@ impl Engine {
     pub fn servers(&self) -> Result<Servers> {
         let mut servers = Servers::default();
         let names = names_by_id(&self.list()?);
-        for asked in self.ask_all()? {
+        for asked in self.ask(None)? {
             match asked {
                 Ok((_, mut status)) => {
                     if let Some(name) = names.get(&status.id) {
@@ -58,10 +58,11 @@ impl Engine {
         Ok(servers)
     }
 
-    /// The servers of one disk.
+    /// The servers of one disk; of an image, those of the disk that it is now. Costs a question to each of them.
     pub fn servers_of(&self, name: &DiskName) -> Result<Vec<ServerStatus>> {
-        let is_meant = self.is_server_of(name)?;
-        let asked = self.ask_all()?.into_iter().flatten();
+        let (id, name) = (served_id(&self.find(name)?), name.to_string());
+        let is_meant = |status: &ServerStatus| status.kind != "image" || status.name == name;
+        let asked = self.ask(Some(&id))?.into_iter().flatten();
         Ok(asked.map(|(_, status)| status).filter(is_meant).collect())
     }
 
@@ -73,14 +74,11 @@ impl Engine {
         which: StopWhich,
         time_max: Duration,
     ) -> Result<Vec<ServerStatus>> {
-        let is_meant = self.is_server_of(name)?;
-        let is_chosen = |status: &ServerStatus| match which {
+        let meant = self.servers_called(name)?.into_iter().filter(|(_, status)| match which {
             StopWhich::All => true,
             StopWhich::Process(pid) => status.pid == pid,
-        };
-        let asked = self.ask_all()?.into_iter().flatten();
-        let meant: Vec<_> =
-            asked.filter(|(_, status)| is_meant(status) && is_chosen(status)).collect();
+        });
+        let meant: Vec<_> = meant.collect();
         if meant.is_empty() {
             let who = match which {
                 StopWhich::All => "nobody serves".to_owned(),
@@ -111,10 +109,32 @@ impl Engine {
         Ok(meant.into_iter().map(|(_, status)| status).collect())
     }
 
-    /// Asks every server that lives.
-    fn ask_all(&self) -> Result<Vec<Result<(PathBuf, ServerStatus)>>> {
+    /// The servers that serve something by this name.
+    fn servers_called(&self, name: &DiskName) -> Result<Vec<(PathBuf, ServerStatus)>> {
+        let named = self.find(name)?;
+        let asked = match &named {
+            // Another disk may have taken its name since one is served.
+            Named::Image(_) => self.ask(None)?,
+            _ => self.ask(Some(&served_id(&named)))?,
+        };
+        let name = name.to_string();
+        let is_meant = |status: &ServerStatus| {
+            status.kind == named.kind() && (status.kind != "image" || status.name == name)
+        };
+        Ok(asked.into_iter().flatten().filter(|(_, status)| is_meant(status)).collect())
+    }
+
+    /// Asks every server that lives, or those of one id.
+    fn ask(&self, id: Option<&str>) -> Result<Vec<Result<(PathBuf, ServerStatus)>>> {
         let mut asked = Vec::new();
+        let is_of = |folder: &Path| {
+            let stem = folder.file_stem().and_then(|stem| stem.to_str());
+            id.is_none_or(|id| stem == Some(id))
+        };
         for folder in RunFolder::living(self.store.paths())? {
+            if !is_of(&folder) {
+                continue;
+            }
             let about = format!("the server with the folder {} does not answer", folder.display());
             match ControlClient::connect_in(&folder, about) {
                 Ok(Some(server)) => match server.status() {
@@ -130,23 +150,8 @@ impl Engine {
         Ok(asked)
     }
 
-    fn is_server_of(&self, name: &DiskName) -> Result<impl Fn(&ServerStatus) -> bool> {
-        let named = self.find(name)?;
-        let (kind, name) = (named.kind(), name.to_string());
-        let id = match named {
-            // Another one may have taken its name since; then the one that is served has none.
-            Named::Image(_) => None,
-            Named::Volume(volume) => Some(volume.id.to_string()),
-            Named::Snapshot(snapshot) => Some(snapshot.id.to_string()),
-        };
-        Ok(move |status: &ServerStatus| match &id {
-            Some(id) => status.id == *id,
-            None => status.kind == kind && status.name == name,
-        })
-    }
-
     /// Whether a server has let go of everything.
-    fn is_over(&self, folder: &std::path::Path, status: &ServerStatus) -> Result<bool> {
+    fn is_over(&self, folder: &Path, status: &ServerStatus) -> Result<bool> {
         if RunFolder::is_alive(self.store.paths(), folder)? {
             return Ok(false);
         }
@@ -156,6 +161,20 @@ impl Engine {
                 holder.map(|holder| holder.is_none()).context(|| "cannot look at a volume".into())
             }
             _ => Ok(true),
+        }
+    }
+}
+
+/// The id by which the servers of a disk are found: of its volume or snapshot; of an image half of the root of its map, which is
+/// unlike all others, too, and leaves room in the path of a socket.
+pub(crate) fn served_id(named: &Named) -> String {
+    match named {
+        Named::Volume(volume) => volume.id.to_string(),
+        Named::Snapshot(snapshot) => snapshot.id.to_string(),
+        Named::Image(image) => {
+            let mut id = image.disk.root.to_string();
+            id.truncate(id.len() / 2);
+            id
         }
     }
 }

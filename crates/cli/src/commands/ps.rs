@@ -86,6 +86,7 @@ pub(crate) fn document(server: &ServerStatus) -> Value {
         "flush_seconds": server.counts.flush_ns as f64 / 1e9,
         "waited_seconds": server.waited_ns as f64 / 1e9,
         "rates": rates(&server.recent),
+        "rates_since_start": rates(&server.since_start()),
         "frozen_deltas": server.frozen_deltas,
         "generation": server.generation,
         "state_id": server.state_id,

@@ -1,5 +1,6 @@
 //! What a server says of itself.
 
+use crate::engine::now_ns;
 use serde::{Deserialize, Serialize};
 use silt_export::{Counts, Limits, OpCounts, Rate};
 use std::{
@@ -130,6 +131,14 @@ impl CountsStatus {
             bytes: sum.bytes + op.bytes,
             errors: sum.errors + op.errors,
         })
+    }
+}
+
+impl ServerStatus {
+    /// All that was done, and in how long.
+    pub fn since_start(&self) -> RecentStatus {
+        let ns = u64::try_from(now_ns() - self.started_ns).unwrap_or(0);
+        RecentStatus { ns, counts: self.counts }
     }
 }
 

@@ -1,6 +1,9 @@
 //! A device that is counted and limited is the same device.
 
-use crate::device::{Odd, memory};
+use crate::{
+    device::{Odd, memory},
+    running::Running,
+};
 use silt_export::{Counts, Limited, Limits, Metered, OpCounts, Rate, StopSignal};
 use silt_testkit::block_device::conformance;
 use silt_types::ErrorKind;
@@ -52,4 +55,30 @@ fn every_operation_is_counted_once_with_its_bytes_or_as_an_error() {
         flush_ns: counted.flush_ns,
     };
     assert_eq!(counted, expected);
+}
+
+/// The thread that receives is not the one that waits, and what was received when the server is to end is done.
+#[test]
+fn a_write_over_the_limit_holds_up_nothing_that_was_sent_after_it() {
+    // The first write begins at once, and a second one in a minute.
+    let limits = Limits { iops: None, bandwidth: Rate::new(70, Some(0)) };
+    let device = memory(1 << 20);
+    let stop = StopSignal::new().unwrap();
+    let limited = Limited::new(device.clone(), limits, stop.clone());
+    let running = Running::serve(Arc::new(limited));
+    let mut session = running.enter(true);
+    for cookie in [1, 2] {
+        let range = (4096 * cookie, 4096);
+        session.request((0, 1), cookie, range, &[cookie as u8; 4096]).unwrap();
+    }
+    session.request((0, 3), 3, (0, 0), b"").unwrap();
+    session.request((0, 77), 4, (0, 0), b"").unwrap();
+    let mut early = [0; 3].map(|_: u64| session.reply().unwrap().cookie);
+    early.sort_unstable();
+    assert_eq!(early, [1, 3, 4], "the second write waits alone, and a flush does not wait for it");
+    stop.trigger();
+    assert_eq!(session.reply().unwrap().cookie, 2);
+    let mut written = [0; 1];
+    device.read_at(&mut written, 8192).unwrap();
+    assert_eq!(written, [2]);
 }

@@ -10,7 +10,8 @@ impl Volume {
     /// while this runs, goes by another, also after any crash. Costs what a flush does, and a sync of the next write.
     pub fn settle(&self) -> Result<WriteMark> {
         let _one_at_a_time = self.rotations.lock().unwrap_or_else(PoisonError::into_inner);
-        self.must_be_recorded()?;
+        // Most of what has to be written is written before the next write has to wait for it.
+        self.flushable()?.ok_or_else(read_only)?.flush()?;
         let (own, mark) = {
             // No write is in flight here.
             let layers = self.layers.write().unwrap_or_else(PoisonError::into_inner);
