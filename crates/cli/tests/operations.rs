@@ -8,7 +8,7 @@ use std::{
     ffi::OsStr,
     fs,
     io::{BufRead as _, BufReader, Write as _},
-    os::unix::net::UnixStream,
+    os::unix::net::{UnixListener, UnixStream},
     path::PathBuf,
     thread,
     time::Instant,
@@ -98,27 +98,40 @@ fn what_is_served_is_listed_with_its_clients_and_what_they_did() {
     server.stop();
     readers.into_iter().for_each(Server::stop);
     assert_eq!(silt.json(&["ps"]), json!([]));
-    assert_eq!(folders(&silt), Vec::<PathBuf>::new());
+    wait_for("the brokers' end", || folders(&silt).is_empty());
 }
 
+/// Whatever the broker of a server was prevented from: the folder of one that is dead is known by its lock.
 #[test]
 fn a_killed_server_is_never_listed_and_what_it_left_goes() {
     let silt = furnished();
     let (writer, reader) = (silt.serve("vm", &[]), silt.serve("image", &["--read-only"]));
-    let pid = u64::from(reader.pid());
+    let ids = silt.json(&["ps"]).as_array().unwrap().clone();
+    let (vm, pid) = (ids[1]["id"].as_str().unwrap().to_owned(), u64::from(reader.pid()));
     writer.kill();
-    assert_eq!(folders(&silt).len(), 2);
-    assert_eq!(listed(&silt), [("image".to_owned(), pid)]);
-    assert_eq!(folders(&silt).len(), 1, "who met it has removed it");
+    assert_eq!(listed(&silt), [("image".to_owned(), pid)], "at once");
+    let left = silt.store().join("run").join(format!("{vm}.writer"));
+    let plant = || {
+        wait_for("the broker's end", || !left.exists());
+        fs::create_dir(&left).unwrap();
+        drop(UnixListener::bind(left.join("control")).unwrap());
+    };
+    plant();
     silt.fails(3, &["stop", "vm"]);
-    let again = silt.serve("vm", &[]);
-    again.kill();
+    assert!(!left.exists(), "who met it has removed it");
+    plant();
+    assert_eq!(listed(&silt), [("image".to_owned(), pid)]);
+    assert!(!left.exists());
+    plant();
     // The next server finds its own folder there.
     silt.serve("vm", &[]).stop();
+    plant();
+    assert_eq!(silt.json(&["info", "vm"])["served_by"], Value::Null);
+    silt.json(&["snapshot", "vm@a"]);
     reader.kill();
-    silt.json(&["rm", "image"]);
     assert_eq!(listed(&silt), []);
     assert_eq!(folders(&silt), Vec::<PathBuf>::new());
+    silt.assert_verified();
 }
 
 #[test]

@@ -129,7 +129,8 @@ fn write_something(engine: &Engine, place: &Path, name: &str) {
 fn serving(name: &str, place: &Path) -> Serving {
     let socket = place.join(format!("{name}.nbd"));
     let exports = vec![ExportAddress::Nbd(Listen::Unix(socket))];
-    Serving { name: name.parse().unwrap(), exports, read_only: false }
+    let limits = silt_engine::Limits::default();
+    Serving { name: name.parse().unwrap(), exports, read_only: false, limits, expect: None }
 }
 
 fn start(place: &Path, tcp: &TcpListener) -> Child {
