@@ -131,3 +131,19 @@ fn a_disk_grows_under_its_writers_once_that_is_recorded() {
     volume.read_at(&mut read, 0).unwrap();
     assert_same(&read, &bytes, "opened again");
 }
+
+#[test]
+fn a_disk_whose_growth_cannot_be_recorded_stays_as_long_as_it_was() {
+    let (fixture, _) = Fixture::new();
+    let volume = fixture.open();
+    let dir = fixture.temp.path().join("longer");
+    let next = Delta::create(&dir, DeltaId::from_bytes([77; 16]), 2 * LEN as u64).unwrap();
+    let refused = |_| Err(silt_types::Error::new(ErrorKind::NoSpace, "no room for the header"));
+    assert_eq!(volume.rotate(next, refused).unwrap_err().kind(), ErrorKind::NoSpace);
+    assert_eq!(volume.geometry().size_bytes, LEN as u64);
+    let mut byte = [0];
+    assert_eq!(volume.read_at(&mut byte, LEN as u64).unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(volume.write_at(&byte, 0).unwrap_err().kind(), ErrorKind::Io);
+    assert_eq!(volume.settled(), None);
+    assert_eq!(volume.settle().unwrap_err().kind(), ErrorKind::Io);
+}
