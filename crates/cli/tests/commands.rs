@@ -163,7 +163,7 @@ fn documents_have_the_promised_keys() {
     assert_promised(&built, promised);
     silt.json(&["clone", "image", "volume"]);
     let promised = "name kind disk_id size block_size blocks blocks_modified delta_bytes_allocated map_bytes base \
-                    created served_by";
+                    created state_id served_by";
     let (image, volume) = (silt.json(&["info", "image"]), silt.json(&["info", "volume"]));
     assert_promised(&image, promised);
     assert_promised(&volume, promised);

@@ -1,8 +1,9 @@
 //! A server's folder in the store's `run` folder: `<id of what is served>.writer`, or `.reader-` and a random number.
 //!
 //! A server holds a lock on its folder for life, and all it makes outside of its volume is in there: it needs no right to
-//! `run` itself. The folder of a killed server is known by a lock that nobody holds, whatever process has its number now; who
-//! meets it removes it. Whoever makes, tests or removes folders takes a turn, so that nobody sees one made and not yet locked.
+//! `run` itself. The folder of a killed server is known by a lock that nobody holds, whatever process has its number now; its
+//! broker removes it, or else who meets it. Whoever makes, tests or removes folders takes a turn, so that nobody sees one made
+//! and not yet locked.
 
 use silt_store::StorePaths;
 use silt_sys::durability::{create_dir, random_bytes};
