@@ -149,6 +149,10 @@ impl BlockDevice for Metered {
         }
     }
 
+    fn prefetch(&self, offset: u64, len_bytes: u64) -> Result<()> {
+        self.device.prefetch(offset, len_bytes)
+    }
+
     fn must_wait(&self) -> bool {
         self.device.must_wait()
     }

@@ -196,6 +196,10 @@ impl BlockDevice for Limited {
         Ok(is_answered)
     }
 
+    fn prefetch(&self, offset: u64, len_bytes: u64) -> Result<()> {
+        self.device.prefetch(offset, len_bytes)
+    }
+
     fn must_wait(&self) -> bool {
         let now = self.now_ns();
         let is_in_debt =
