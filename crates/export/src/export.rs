@@ -4,7 +4,7 @@ use crate::{
     StopSignal,
     nbd::{self, Listen},
 };
-use silt_types::Result;
+use silt_types::{Error, ErrorKind, Result};
 use silt_volume::BlockDevice;
 use std::{fmt, os::fd::OwnedFd, path::PathBuf, sync::Arc};
 
@@ -29,6 +29,17 @@ impl ExportAddress {
     pub fn take_over(&self, passed: PassedOn) -> Result<Box<dyn Export>> {
         match self {
             ExportAddress::Nbd(listen) => Ok(Box::new(nbd::Server::take_over(listen, passed)?)),
+        }
+    }
+
+    /// The address that [`ExportAddress::protocol`] and its display name. `Unsupported` for another protocol.
+    pub fn parse(protocol: &str, address: &str) -> Result<ExportAddress> {
+        match protocol {
+            "nbd" => address.parse().map(ExportAddress::Nbd),
+            _ => {
+                let message = format!("nothing is known of the protocol {protocol:?}");
+                Err(Error::new(ErrorKind::Unsupported, message))
+            }
         }
     }
 
@@ -68,6 +79,11 @@ pub trait Export: Send + Sync {
 
     /// Clients that are connected now.
     fn clients(&self) -> usize;
+
+    /// Whether its clients can be passed on to another server.
+    fn can_pass_on(&self) -> bool {
+        false
+    }
 
     /// What the next server needs to go on with the same clients. None unless it was run until it was told to pass them on, and
     /// once.

@@ -4,7 +4,7 @@ use super::Context;
 use crate::output::{fail, print, warn};
 use serde_json::json;
 use silt_engine::{
-    CACHE_SIZE_BYTES_DEFAULT, Confinement, ExportAddress, Limits, Listen, Rate, Served, Serving,
+    CACHE_SIZE_BYTES_DEFAULT, Confinement, ExportAddress, Limits, Rate, Served, Serving,
     StopSignal, become_user,
 };
 use silt_types::{Error, ErrorKind, Result, format_size, parse_size};
@@ -69,7 +69,7 @@ struct Exports {
 
 impl Exports {
     fn addresses(&self) -> Result<Vec<ExportAddress>> {
-        let nbd = self.nbd.iter().map(|text| parse_listen(text).map(ExportAddress::Nbd));
+        let nbd = self.nbd.iter().map(|text| text.parse().map(ExportAddress::Nbd));
         nbd.collect()
     }
 }
@@ -183,18 +183,4 @@ fn parse_count(text: &str) -> Result<u64> {
         Error::with_source(ErrorKind::Invalid, format!("bad number of operations {text:?}"), error)
     };
     text.parse().map_err(bad)
-}
-
-fn parse_listen(text: &str) -> Result<Listen> {
-    match text.strip_prefix("tcp:") {
-        Some(address) => address.parse().map(Listen::Tcp).map_err(|error| {
-            Error::with_source(
-                ErrorKind::Invalid,
-                format!("bad address {text:?}: give tcp:127.0.0.1:PORT"),
-                error,
-            )
-        }),
-        None if text.is_empty() => Err(Error::invalid("the socket needs a name")),
-        None => Ok(Listen::Unix(text.strip_prefix("unix:").unwrap_or(text).into())),
-    }
 }

@@ -11,6 +11,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::PathBuf,
+    str::FromStr,
 };
 
 /// An address to listen at.
@@ -28,6 +29,22 @@ impl fmt::Display for Listen {
         match self {
             Listen::Unix(path) => path.display().fmt(f),
             Listen::Tcp(address) => write!(f, "tcp:{address}"),
+        }
+    }
+}
+
+impl FromStr for Listen {
+    type Err = Error;
+
+    /// The same words.
+    fn from_str(text: &str) -> Result<Listen> {
+        match text.strip_prefix("tcp:") {
+            Some(address) => address.parse().map(Listen::Tcp).map_err(|error| {
+                let message = format!("bad address {text:?}: give tcp:127.0.0.1:PORT");
+                Error::with_source(ErrorKind::Invalid, message, error)
+            }),
+            None if text.is_empty() => Err(Error::invalid("the socket needs a name")),
+            None => Ok(Listen::Unix(text.strip_prefix("unix:").unwrap_or(text).into())),
         }
     }
 }

@@ -117,6 +117,10 @@ impl Export for Server {
         }
     }
 
+    fn can_pass_on(&self) -> bool {
+        true
+    }
+
     fn passed_on(&self) -> Option<PassedOn> {
         if !self.has_passed_on.swap(false, Ordering::AcqRel) {
             return None;
