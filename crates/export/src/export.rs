@@ -1,7 +1,7 @@
 //! What the exports have in common: where they are, and how they live.
 
 use crate::{
-    StopSignal,
+    StopSignal, fuse,
     nbd::{self, Listen},
 };
 use silt_types::{Error, ErrorKind, Result};
@@ -13,6 +13,8 @@ use std::{fmt, os::fd::OwnedFd, path::PathBuf, sync::Arc};
 pub enum ExportAddress {
     /// NBD, at a Unix socket or a TCP port.
     Nbd(Listen),
+    /// FUSE: a file.
+    Fuse(fuse::FileAddress),
 }
 
 impl ExportAddress {
@@ -21,14 +23,20 @@ impl ExportAddress {
     pub fn bind(&self) -> Result<Box<dyn Export>> {
         match self {
             ExportAddress::Nbd(listen) => Ok(Box::new(nbd::Server::bind(listen)?)),
+            ExportAddress::Fuse(file) => Ok(Box::new(fuse::Server::bind(file)?)),
         }
     }
 
     /// Makes the export of what another server of the same address passed on; clients do not notice. `Invalid` if it cannot be
-    /// made of that.
+    /// made of that, `Unsupported` for a protocol whose clients cannot be passed on.
     pub fn take_over(&self, passed: PassedOn) -> Result<Box<dyn Export>> {
         match self {
             ExportAddress::Nbd(listen) => Ok(Box::new(nbd::Server::take_over(listen, passed)?)),
+            ExportAddress::Fuse(file) => {
+                let path = file.path.display();
+                let message = format!("the mount at {path} cannot be taken over: stop its server");
+                Err(Error::new(ErrorKind::Unsupported, message))
+            }
         }
     }
 
@@ -47,6 +55,7 @@ impl ExportAddress {
     pub fn protocol(&self) -> &'static str {
         match self {
             ExportAddress::Nbd(_) => "nbd",
+            ExportAddress::Fuse(_) => "fuse",
         }
     }
 }
@@ -56,6 +65,7 @@ impl fmt::Display for ExportAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ExportAddress::Nbd(listen) => listen.fmt(f),
+            ExportAddress::Fuse(file) => file.path.display().fmt(f),
         }
     }
 }
@@ -76,6 +86,11 @@ pub trait Export: Send + Sync {
 
     /// The socket's file, if it has one.
     fn socket(&self) -> Option<PathBuf>;
+
+    /// What it mounted, if it did.
+    fn mount(&self) -> Option<&fuse::Mount> {
+        None
+    }
 
     /// Clients that are connected now.
     fn clients(&self) -> usize;

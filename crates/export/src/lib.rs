@@ -6,6 +6,7 @@
 //! Nothing here knows a store or a volume: an export sees a size and reads and writes bytes.
 
 mod export;
+pub mod fuse;
 mod meter;
 pub mod nbd;
 mod socket;

@@ -3,5 +3,6 @@
 pub mod block_device;
 pub mod ext4_image;
 pub mod fault;
+pub mod file_client;
 pub mod hierarchy;
 pub mod nbd_client;

@@ -1,0 +1,272 @@
+//! A disk behind a file: requests that were checked, done and answered.
+//!
+//! Quick ones at once, on the thread that received them: hot reads and whole-block writes, straight from the request and
+//! straight into the reply. What may wait for a disk or decode something goes to [`Workers`].
+//!
+//! The device can be taken away: then what is under way ends, what comes is refused, and nobody touches it any more.
+
+use super::{
+    limits::{SEEK_RUNS_MAX, WRITE_HANDOVER_BYTES_MAX, WRITE_PIECE_BYTES},
+    request::{Change, Sought, check_allocate, check_seek, check_write, is_whole_blocks, readable},
+    workers::Workers,
+};
+use fuser::{Errno, OpenFlags, ReplyData, ReplyEmpty, ReplyLseek, ReplyWrite};
+use silt_types::{Error, ErrorKind};
+use silt_volume::{BlockDevice, Geometry};
+use std::{
+    cell::RefCell,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, TryLockError},
+    thread,
+    time::{Duration, Instant},
+};
+
+thread_local! {
+    /// Where a read of this thread puts what it found; as long as the longest so far.
+    static FOUND: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The number that a program is given for an error of the device.
+pub(super) fn errno_of(error: &Error) -> Errno {
+    match error.kind() {
+        ErrorKind::NoSpace => Errno::ENOSPC,
+        ErrorKind::Invalid => Errno::EINVAL,
+        ErrorKind::NotFound => Errno::ENOENT,
+        ErrorKind::Busy => Errno::EBUSY,
+        _ => Errno::EIO,
+    }
+}
+
+/// A disk that programs have as a file. Clones are the same one.
+#[derive(Clone)]
+pub(super) struct Disk {
+    device: Arc<RwLock<Option<Arc<dyn BlockDevice>>>>,
+    workers: Workers,
+}
+
+/// The device, kept for one request.
+struct Held<'a>(RwLockReadGuard<'a, Option<Arc<dyn BlockDevice>>>);
+
+impl Held<'_> {
+    fn get(&self) -> &dyn BlockDevice {
+        self.0.as_deref().expect("`Disk::hold` looked")
+    }
+}
+
+impl Disk {
+    pub(super) fn new(device: Arc<dyn BlockDevice>, workers: Workers) -> Disk {
+        Disk { device: Arc::new(RwLock::new(Some(device))), workers }
+    }
+
+    /// Ends what is under way, and takes the device away; false if that takes longer than `time`, and something may use it
+    /// still.
+    pub(super) fn take_away(&self, time: Duration) -> bool {
+        let deadline = Instant::now() + time;
+        let is_idle = self.workers.wait_until_idle(time);
+        loop {
+            let device = match self.device.try_write() {
+                Ok(device) => Some(device),
+                Err(TryLockError::Poisoned(device)) => Some(device.into_inner()),
+                Err(TryLockError::WouldBlock) => None,
+            };
+            if let Some(mut device) = device {
+                *device = None;
+                return is_idle;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// What the disk is like now; an error once it was taken away.
+    pub(super) fn geometry(&self) -> Result<Geometry, Errno> {
+        Ok(self.hold()?.get().geometry())
+    }
+
+    pub(super) fn read(&self, offset: u64, len: u32, reply: ReplyData) {
+        answered(|| {
+            let held = match self.hold() {
+                Ok(held) => held,
+                Err(errno) => return reply.error(errno),
+            };
+            let len = readable(offset, len, held.get().geometry());
+            if len == 0 {
+                return reply.data(&[]);
+            }
+            let read = with_buffer(len, |found| match held.get().read_hot(found.into(), offset) {
+                Ok(true) => {
+                    reply.data(found);
+                    None
+                }
+                Ok(false) => Some((reply, None)),
+                Err(error) => Some((reply, Some(error))),
+            });
+            drop(held);
+            match read {
+                None => (),
+                Some((reply, Some(error))) => reply.error(errno_of(&error)),
+                Some((reply, None)) => {
+                    let disk = self.clone();
+                    self.workers.submit(move || disk.read_cold(offset, len, reply));
+                }
+            }
+        });
+    }
+
+    fn read_cold(&self, offset: u64, len: usize, reply: ReplyData) {
+        let held = match self.hold() {
+            Ok(held) => held,
+            Err(errno) => return reply.error(errno),
+        };
+        with_buffer(len, |found| match held.get().read_at(found, offset) {
+            Ok(()) => reply.data(found),
+            Err(error) => reply.error(errno_of(&error)),
+        });
+    }
+
+    /// Writes, and flushes if the program wants its writes to be durable one by one.
+    pub(super) fn write(&self, offset: u64, data: &[u8], flags: OpenFlags, reply: ReplyWrite) {
+        answered(|| {
+            let checked = self.geometry().and_then(|disk| check_write(offset, data.len(), disk));
+            if let Err(errno) = checked {
+                return reply.error(errno);
+            }
+            let is_synchronous = is_synchronous(flags);
+            let is_quick = is_whole_blocks(offset, data.len()) && !is_synchronous;
+            if is_quick || data.len() > WRITE_HANDOVER_BYTES_MAX {
+                return self.write_now(offset, data, is_synchronous, reply);
+            }
+            let (disk, data) = (self.clone(), Box::<[u8]>::from(data));
+            self.workers.submit(move || disk.write_now(offset, &data, is_synchronous, reply));
+        });
+    }
+
+    fn write_now(&self, offset: u64, data: &[u8], is_synchronous: bool, reply: ReplyWrite) {
+        let written = self.hold().and_then(|held| {
+            let written = write_in_pieces(held.get(), data, offset);
+            let done = written.and_then(|()| match is_synchronous {
+                true => held.get().flush(),
+                false => Ok(()),
+            });
+            done.map_err(|error| errno_of(&error))
+        });
+        match written {
+            Ok(()) => reply.written(data.len() as u32),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    /// Everything written before is durable when this is answered.
+    pub(super) fn flush(&self, reply: ReplyEmpty) {
+        let disk = self.clone();
+        self.workers.submit(move || {
+            done(reply, || {
+                let held = disk.hold()?;
+                let is_read_only = held.get().geometry().read_only;
+                let flushed = if is_read_only { Ok(()) } else { held.get().flush() };
+                flushed.map_err(|error| errno_of(&error))
+            });
+        });
+    }
+
+    pub(super) fn allocate(&self, mode: i32, offset: u64, len: u64, reply: ReplyEmpty) {
+        let disk = self.clone();
+        self.workers.submit(move || {
+            done(reply, || {
+                let held = disk.hold()?;
+                match check_allocate(mode, offset, len, held.get().geometry())? {
+                    Change::Nothing => Ok(()),
+                    Change::Zero { may_unmap } => {
+                        let zeroed = held.get().write_zeroes(offset, len, may_unmap);
+                        zeroed.map_err(|error| errno_of(&error))
+                    }
+                }
+            });
+        });
+    }
+
+    pub(super) fn seek(&self, offset: i64, whence: i32, reply: ReplyLseek) {
+        let disk = self.clone();
+        self.workers.submit(move || {
+            let found = disk.hold().and_then(|held| {
+                let geometry = held.get().geometry();
+                let (sought, from) = check_seek(offset, whence, geometry)?;
+                find(held.get(), sought, from, geometry.size_bytes)
+            });
+            match found {
+                Ok(at) => reply.offset(at.cast_signed()),
+                Err(errno) => reply.error(errno),
+            }
+        });
+    }
+
+    fn hold(&self) -> Result<Held<'_>, Errno> {
+        let device = self.device.read().unwrap_or_else(PoisonError::into_inner);
+        if device.is_some() { Ok(Held(device)) } else { Err(Errno::ENOTCONN) }
+    }
+}
+
+/// Writes in pieces that end at multiples of [`WRITE_PIECE_BYTES`]. A failure behind the first is one of the whole.
+fn write_in_pieces(device: &dyn BlockDevice, data: &[u8], offset: u64) -> silt_types::Result<()> {
+    let (mut rest, mut at) = (data, offset);
+    while !rest.is_empty() {
+        let to_end = WRITE_PIECE_BYTES - (at % WRITE_PIECE_BYTES as u64) as usize;
+        let (piece, behind) = rest.split_at(to_end.min(rest.len()));
+        device.write_at(piece, at)?;
+        (rest, at) = (behind, at + piece.len() as u64);
+    }
+    Ok(())
+}
+
+/// Where the next data or hole begins, from `from` on. The end of the disk is a hole, as lseek(2) has it.
+fn find(device: &dyn BlockDevice, sought: Sought, from: u64, size: u64) -> Result<u64, Errno> {
+    let mut at = from;
+    while at < size {
+        let runs = device.block_status(at, size - at, SEEK_RUNS_MAX);
+        let runs = runs.map_err(|error| errno_of(&error))?;
+        let before = at;
+        for run in runs {
+            if run.zero == (sought == Sought::Hole) {
+                return Ok(at);
+            }
+            at = at.saturating_add(run.len_bytes);
+        }
+        if at == before {
+            return Err(Errno::EIO); // A device that says nothing of its next bytes would be asked for ever.
+        }
+    }
+    match sought {
+        Sought::Hole => Ok(size),
+        Sought::Data => Err(Errno::ENXIO),
+    }
+}
+
+/// Whether a write has to be durable before it is answered: O_DSYNC, which is a part of O_SYNC.
+fn is_synchronous(flags: OpenFlags) -> bool {
+    let dsync = rustix::fs::OFlags::DSYNC.bits().cast_signed();
+    flags.0 & dsync == dsync
+}
+
+fn done(reply: ReplyEmpty, work: impl FnOnce() -> Result<(), Errno>) {
+    match work() {
+        Ok(()) => reply.ok(),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+/// Keeps the thread alive if the device panics: the reply that is dropped then is an answer, and the panic was reported.
+fn answered(work: impl FnOnce()) {
+    let _ = catch_unwind(AssertUnwindSafe(work));
+}
+
+/// `len` bytes of this thread's own, with anything in them.
+fn with_buffer<T>(len: usize, work: impl FnOnce(&mut [u8]) -> T) -> T {
+    FOUND.with_borrow_mut(|found| {
+        if found.len() < len {
+            found.resize(len, 0);
+        }
+        work(&mut found[..len])
+    })
+}
