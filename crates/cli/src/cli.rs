@@ -55,6 +55,7 @@ pub(crate) enum Command {
     Stop(commands::stop::Args),
     State(commands::state::Args),
     Metrics(commands::metrics::Args),
+    Mount(commands::mount::Args),
     Verify(commands::verify::Args),
     Completions(commands::completions::Args),
     Man(commands::man::Args),

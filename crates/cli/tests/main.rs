@@ -14,6 +14,7 @@ mod exporting;
 mod exporting_changes;
 mod exporting_qcow2;
 mod fidelity;
+mod files;
 mod growing;
 mod operations;
 mod rights;

@@ -18,6 +18,7 @@ mod growing;
 mod history;
 mod info;
 mod longer;
+mod mount;
 mod remove;
 mod rename;
 mod resize;
@@ -44,12 +45,17 @@ pub use export::{ChangesExported, ExportCounts, ExportFormat};
 pub use history::{Held, HistoryState, StateKind};
 pub use info::{NameInfo, ServedBy, StoreInfo};
 pub use longer::{FileSystem, LongerClones};
+pub use mount::{Mounting, Shown};
 pub use resize::ResizeRequest;
 pub use rollback::{RollbackRequest, RolledBack};
 pub use seal::{Contended, SealReport};
 pub use serve::{Prepared, Served, Serving};
 pub use servers::{Servers, StopWhich};
-pub use silt_export::{ExportAddress, Limits, Rate, StopSignal, nbd::Listen};
+pub use silt_export::{
+    ExportAddress, Limits, Rate, StopSignal,
+    fuse::{Access, FileAddress},
+    nbd::Listen,
+};
 pub use silt_ext4::growth::Growth;
 pub use silt_ext4::reader::{Aspect, Aspects, Change, InodeKind};
 pub use silt_image::{BuiltImage, Owner};

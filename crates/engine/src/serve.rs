@@ -169,6 +169,8 @@ impl Prepared {
         sockets
             .chain([self.folder.path().to_owned()])
             .try_for_each(|path| broker.remove_at_end(&path))?;
+        let mut mounts = self.exports.iter().filter_map(|export| export.mount());
+        mounts.try_for_each(|mount| broker.undo_at_end(mount))?;
         confine(&self.rights, broker, required)
     }
 

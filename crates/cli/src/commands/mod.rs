@@ -12,6 +12,7 @@ pub(crate) mod log;
 pub(crate) mod ls;
 pub(crate) mod man;
 pub(crate) mod metrics;
+pub(crate) mod mount;
 pub(crate) mod ps;
 pub(crate) mod rename;
 pub(crate) mod resize;
@@ -103,6 +104,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Stop(args) => done(stop::run(&context, args)),
         Command::State(args) => done(state::run(&context, args)),
         Command::Metrics(args) => done(metrics::run(&context, args)),
+        Command::Mount(args) => mount::run(&context, args),
         Command::Verify(args) => verify::run(&context, args),
         Command::Completions(args) => done(completions::run(&context, args)),
         Command::Man(args) => done(man::run(&context, args)),

@@ -4,8 +4,8 @@ use super::Context;
 use crate::output::{fail, print, warn};
 use serde_json::json;
 use silt_engine::{
-    CACHE_SIZE_BYTES_DEFAULT, Confinement, ExportAddress, Limits, Rate, Served, Serving,
-    StopSignal, become_user,
+    Access, CACHE_SIZE_BYTES_DEFAULT, Confinement, ExportAddress, FileAddress, Limits, Rate,
+    Served, Serving, StopSignal, become_user,
 };
 use silt_types::{Error, ErrorKind, Result, format_size, parse_size};
 use std::{path::PathBuf, process::ExitCode};
@@ -21,6 +21,7 @@ use std::{path::PathBuf, process::ExitCode};
   silt serve debian --nbd ./debian.sock --read-only
   silt serve vm1 --nbd vm1.sock --iops 2000:20000 --bandwidth 100M:1G
   silt serve vm1 --nbd vm1.sock --expect \"$(cat vm1.state)\"
+  silt serve vm1 --fuse ./vm1.img            a raw file: for Firecracker, loop devices, any program
 
 Attach it with QEMU:
   -blockdev driver=nbd,server.type=unix,server.path=SOCKET,node-name=d0,discard=unmap
@@ -30,6 +31,9 @@ pub(crate) struct Args {
     volume: String,
     #[command(flatten)]
     exports: Exports,
+    /// Let other users use the file of --fuse. Needs root, or user_allow_other in /etc/fuse.conf.
+    #[arg(long, requires = "fuse")]
+    allow_other: bool,
     /// Refuse writes. Several processes may serve a disk that nobody writes.
     #[arg(long)]
     read_only: bool,
@@ -65,19 +69,25 @@ struct Exports {
     /// Serve with NBD, at a Unix socket or tcp:ADDRESS:PORT of the loopback interface.
     #[arg(long, value_name = "SOCKET")]
     nbd: Vec<String>,
+    /// Serve as one raw file, mounted over FILE: an empty one, or made and removed at the end. Needs fusermount3 (package
+    /// fuse3), unless run by root.
+    #[arg(long, value_name = "FILE")]
+    fuse: Vec<PathBuf>,
 }
 
 impl Exports {
-    fn addresses(&self) -> Result<Vec<ExportAddress>> {
+    fn addresses(&self, access: Access) -> Result<Vec<ExportAddress>> {
         let nbd = self.nbd.iter().map(|text| text.parse().map(ExportAddress::Nbd));
-        nbd.collect()
+        let fuse = self.fuse.iter().map(|path| FileAddress { path: path.clone(), access });
+        nbd.chain(fuse.map(|file| Ok(ExportAddress::Fuse(file)))).collect()
     }
 }
 
 pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode> {
+    let access = if args.allow_other { Access::AllowOther } else { Access::Owner };
     let serving = Serving {
         name: args.volume.parse()?,
-        exports: args.exports.addresses()?,
+        exports: args.exports.addresses(access)?,
         read_only: args.read_only,
         limits: Limits {
             iops: parse_rate(args.iops.as_deref(), parse_count)?,

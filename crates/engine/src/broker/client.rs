@@ -8,6 +8,7 @@ use rustix::{
     io::retry_on_intr,
     net::{RecvFlags, SendFlags, recv, send},
 };
+use silt_export::fuse::Mount;
 use silt_store::{PackPlace, Places};
 use silt_sys::process::HelperProcess;
 use silt_types::{ChunkId, Error, ErrorKind, Result};
@@ -38,8 +39,16 @@ impl Broker {
         self.send(&Request::RemoveAtEnd(path))
     }
 
-    /// Waits until the broker has the store open, so that it needs nothing more of the system; from now on it takes nothing
-    /// but look-ups from this process.
+    /// Leaves it to the broker to undo a mount: when this process asks for it, or has ended. Good before [`Broker::begin`].
+    pub fn undo_at_end(&self, mount: &Mount) -> Result<()> {
+        self.send(&Request::UndoAtEnd(mount.mounted().clone()))?;
+        let broker = self.clone();
+        mount.leave_to(move || broker.send(&Request::Undo));
+        Ok(())
+    }
+
+    /// Waits until the broker has the store open; from now on it takes nothing from this process but look-ups, and the wish to
+    /// have its mounts undone.
     pub fn begin(&self) -> Result<()> {
         self.ask(&Request::Begin).map(drop)
     }

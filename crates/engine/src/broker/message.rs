@@ -1,5 +1,6 @@
 //! What goes between a server and its broker: one message a packet, the first byte says which.
 
+use silt_export::fuse::Mounted;
 use silt_format::PackEntry;
 use silt_store::PackPlace;
 use silt_types::{ChunkId, Error, ErrorKind, PackId, Result};
@@ -17,8 +18,12 @@ pub(super) const MESSAGE_LEN_MAX: usize = 8192;
 pub(super) enum Request {
     /// When the server has ended, remove the name of this socket, or the server's folder in `run`.
     RemoveAtEnd(PathBuf),
-    /// From now on only [`Request::Find`] counts. Answered, with nothing found, once the store is open.
+    /// When the server has ended, undo this mount.
+    UndoAtEnd(Mounted),
+    /// From now on only what is below counts. Answered, with nothing found, once the store is open.
     Begin,
+    /// Undo all mounts that are to be undone at the end. No answer: the server may have to help until it is done.
+    Undo,
     /// Where is this chunk? Answered with a [`Reply`].
     Find(ChunkId),
 }
@@ -27,7 +32,12 @@ impl Request {
     pub(super) fn encode(&self) -> Vec<u8> {
         match self {
             Request::RemoveAtEnd(path) => tagged(b'R', path.as_os_str().as_bytes()),
+            Request::UndoAtEnd(mounted) => {
+                let path = mounted.path.as_os_str().as_bytes();
+                tagged(b'M', &[mounted.source.as_bytes(), &[0], path].concat())
+            }
             Request::Begin => tagged(b'B', &[]),
+            Request::Undo => tagged(b'U', &[]),
             Request::Find(id) => tagged(b'F', id.as_bytes()),
         }
     }
@@ -37,7 +47,16 @@ impl Request {
             Some((b'R', path)) => {
                 Ok(Request::RemoveAtEnd(Path::new(OsStr::from_bytes(path)).into()))
             }
+            Some((b'M', words)) => {
+                let mut words = words.splitn(2, |byte| *byte == 0);
+                let invalid = || Error::invalid("a mount to be undone is none");
+                let source = words.next().and_then(|source| String::from_utf8(source.into()).ok());
+                let path = words.next().map(|path| Path::new(OsStr::from_bytes(path)).into());
+                let (source, path) = source.zip(path).ok_or_else(invalid)?;
+                Ok(Request::UndoAtEnd(Mounted { path, source }))
+            }
             Some((b'B', [])) => Ok(Request::Begin),
+            Some((b'U', [])) => Ok(Request::Undo),
             Some((b'F', id)) if id.len() == 32 => {
                 let id = id.first_chunk().expect("its length was compared");
                 Ok(Request::Find(ChunkId::from_bytes(*id)))
@@ -96,8 +115,14 @@ mod tests {
     #[test]
     fn what_is_said_is_understood() {
         let id = ChunkId::from_bytes([7; 32]);
-        for request in [Request::RemoveAtEnd("/run/a b".into()), Request::Begin, Request::Find(id)]
-        {
+        let mounted = Mounted { path: "/run/a b".into(), source: "silt-01".into() };
+        for request in [
+            Request::RemoveAtEnd("/run/a b".into()),
+            Request::UndoAtEnd(mounted),
+            Request::Begin,
+            Request::Undo,
+            Request::Find(id),
+        ] {
             assert_eq!(Request::decode(&request.encode()).unwrap(), request);
         }
         let entry =
@@ -114,7 +139,7 @@ mod tests {
 
     #[test]
     fn what_is_no_message_is_refused() {
-        for bytes in [&b""[..], b"F", b"Bx", b"?", &[b'F'; 34]] {
+        for bytes in [&b""[..], b"F", b"Bx", b"Ux", b"M", b"Mx", b"M\xff\0/", b"?", &[b'F'; 34]] {
             assert!(Request::decode(bytes).is_err(), "{bytes:?}");
         }
         for bytes in [&[][..], &[0, 0], &[1], &[1; 66], &[2], &[9]] {

@@ -7,19 +7,22 @@ use rustix::{
     io::retry_on_intr,
     net::{RecvFlags, SendFlags, recv, send},
 };
+use silt_export::fuse::Mounted;
 use silt_store::{PackPlace, Store, StorePaths};
 use silt_types::{ChunkId, Result};
 use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    thread,
 };
 
-/// Names to remove: a few sockets and a folder.
+/// Names to remove: a few sockets and a folder; and as many mounts.
 const NAMES_MAX: usize = 64;
 
 /// Serves one connection to its end, and cleans up.
 pub(super) fn work(socket: &OwnedFd, store: &Path) {
-    let mut broker = Work { path: store, store: None, names: Vec::new(), has_begun: false };
+    let mut broker =
+        Work { path: store, store: None, names: Vec::new(), mounts: Vec::new(), has_begun: false };
     let mut bytes = [0; MESSAGE_LEN_MAX];
     while let Ok((len @ 1.., _)) = retry_on_intr(|| recv(socket, &mut bytes, RecvFlags::empty())) {
         let Some(reply) = broker.answer(&bytes[..len]) else { continue };
@@ -27,14 +30,21 @@ pub(super) fn work(socket: &OwnedFd, store: &Path) {
             break;
         }
     }
+    undo(&broker.mounts);
     let paths = StorePaths::new(store);
     broker.names.iter().rev().for_each(|name| name.remove(&paths));
+}
+
+/// Undoes mounts, some of which may be undone already. One that cannot be is left to whoever mounts there next.
+fn undo(mounts: &[Mounted]) {
+    mounts.iter().for_each(|mounted| _ = mounted.undo());
 }
 
 struct Work<'a> {
     path: &'a Path,
     store: Option<Store>,
     names: Vec<Name>,
+    mounts: Vec<Mounted>,
     has_begun: bool,
 }
 
@@ -52,7 +62,17 @@ impl Work<'_> {
                 self.has_begun = true;
                 Some(encode_reply(&self.store().map(|_| None)))
             }
-            Ok(Request::RemoveAtEnd(_)) | Err(_) => None,
+            Ok(Request::UndoAtEnd(mounted)) if !self.has_begun && self.mounts.len() < NAMES_MAX => {
+                self.mounts.push(mounted);
+                None
+            }
+            Ok(Request::Undo) => {
+                // What the kernel still has to write reaches the server, which may look up chunks for that meanwhile.
+                let mounts = self.mounts.clone();
+                let _ = thread::Builder::new().spawn(move || undo(&mounts));
+                None
+            }
+            Ok(Request::RemoveAtEnd(_) | Request::UndoAtEnd(_)) | Err(_) => None,
         }
     }
 
