@@ -79,6 +79,21 @@ serve_nbd() {
     fail "no socket within 10 s: $socket"
 }
 
+# serve_fuse FILE COMMAND...: the same for a server that shows the disk as a file: it is there once it has a length.
+serve_fuse() {
+    local file=$1 tries
+    shift
+    setpriv --pdeathsig TERM "$@" &
+    SERVER=$!
+    at_exit end_server "$SERVER"
+    for ((tries = 0; tries < 100; tries++)); do
+        [ ! -s "$file" ] || return 0
+        kill -0 "$SERVER" 2>/dev/null || fail "the server ended before its file had a length"
+        sleep 0.05
+    done
+    fail "no disk within 5 s: $file"
+}
+
 # Ends a server without asking how it fares; for the way out. A server that has ended already has no id of ours any
 # more: SERVER is emptied then.
 end_server() {

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Tests a guest on a clone, over NBD, with the silt binary given:
+# Tests a guest on a clone, over NBD and FUSE, with the silt binary given:
 #   1. it reads and writes, syncs, trims and powers off; the export is clean and holds what it wrote;
 #   2. server and guest are killed between two syncs; after a new serve and boot all that was synced is there.
-#   3. the file system of an image grows in a guest that has it mounted, by a factor of a hundred.
+#   3. over FUSE, as a raw file, a guest does all of 1 on another clone;
+#   4. the file system of an image grows in a guest that has it mounted, by a factor of a hundred.
 # Quiet when all is well but for a line for each step. About half a minute once the Debian tree is there. Root is
 # needed, or sudo without a password, to make and to read the tree; without either it says so and tests nothing.
 #
@@ -76,6 +77,21 @@ e2fsck -fn "$work/works.raw"
 [ "$(debugfs -R 'cat /root/random' "$work/works.raw" | sha256sum | cut -d' ' -f1)" = "$sum" ] ||
     fail "the file in the export is not what the guest wrote"
 rm "$work/works.raw"
+
+step "over FUSE, a guest does the same on a raw file"
+silt clone debian file
+serve_fuse "$work/file.img" "$SILT" --store "$work/store" serve file --fuse "$work/file.img"
+e2e/boot.sh --limit 60 --commands "$work/commands" -device virtio-blk-pci,drive=d0 \
+    -drive "file=$work/file.img,format=raw,if=none,id=d0,discard=unmap" | tee "$work/console"
+stop_server
+[ ! -e "$work/file.img" ] || fail "the file is still there"
+sum=$(sed -n 's/^sum \([0-9a-f]*\).*/\1/p' "$work/console")
+[ -n "$sum" ] || fail "the guest named no checksum"
+silt export file "$work/file.raw"
+e2fsck -fn "$work/file.raw"
+[ "$(debugfs -R 'cat /root/random' "$work/file.raw" | sha256sum | cut -d' ' -f1)" = "$sum" ] ||
+    fail "the file in the export is not what the guest wrote"
+rm "$work/file.raw"
 
 step "a guest is killed together with its server, between two syncs"
 cat >"$work/commands" <<'GUEST'
