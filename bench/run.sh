@@ -1,6 +1,6 @@
 #!/bin/sh
 # Siltstone beside its peers. Usage: bench/run.sh [SECTION]...
-# Sections: build compression codecs dedup smallfiles export clone nbd boot servers fork snapshot generations all
+# Sections: build compression codecs dedup smallfiles export clone nbd fuse boot servers fork snapshot generations all
 # (default all), and sealing, which all leaves out: it writes 25 GB.
 # fork needs root: it mounts what is served, and runs dpkg in it.
 # Installs the peers if they are missing, builds both programs, prints a table per section.

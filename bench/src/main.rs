@@ -13,6 +13,7 @@ mod codecs;
 mod dedup;
 mod export;
 mod fork;
+mod fuse;
 mod generations;
 mod nbd;
 mod sealing;
@@ -35,7 +36,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 /// A section measures and returns its tables.
 type Section = fn(&Bench) -> Result<Vec<table::Table>>;
 
-const SECTIONS: [(&str, Section); 14] = [
+const SECTIONS: [(&str, Section); 15] = [
     ("build", build::against_mke2fs),
     ("compression", build::compression_levels),
     ("codecs", codecs::run),
@@ -44,6 +45,7 @@ const SECTIONS: [(&str, Section); 14] = [
     ("export", export::run),
     ("clone", clone::run),
     ("nbd", nbd::run),
+    ("fuse", fuse::run),
     ("boot", boot::run),
     ("servers", servers::run),
     ("fork", fork::run),

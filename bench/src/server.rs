@@ -39,18 +39,23 @@ impl Server {
 
     /// Processor time that it has taken, in seconds.
     pub fn processor_seconds(&self) -> Result<f64> {
-        // proc_pid_stat(5): user and system time are the 12th and 13th field behind the name, in hundredths.
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        let (_, behind_name) = stat.rsplit_once(')').ok_or("/proc/PID/stat without a name")?;
-        let fields = behind_name.split_whitespace().skip(11).take(2);
-        let ticks: std::result::Result<Vec<f64>, _> = fields.map(str::parse).collect();
-        Ok(ticks?.iter().sum::<f64>() / 100.0)
+        processor_seconds(&self.child)
     }
 
     /// Where it is, for libnbd, QEMU and fio.
     pub fn uri(&self) -> String {
         format!("nbd+unix:///?socket={}", self.socket.display())
     }
+}
+
+/// Processor time that a process has taken, in seconds.
+pub fn processor_seconds(process: &Child) -> Result<f64> {
+    // proc_pid_stat(5): user and system time are the 12th and 13th field behind the name, in hundredths.
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.id()))?;
+    let (_, behind_name) = stat.rsplit_once(')').ok_or("/proc/PID/stat without a name")?;
+    let fields = behind_name.split_whitespace().skip(11).take(2);
+    let ticks: std::result::Result<Vec<f64>, _> = fields.map(str::parse).collect();
+    Ok(ticks?.iter().sum::<f64>() / 100.0)
 }
 
 impl Drop for Server {
