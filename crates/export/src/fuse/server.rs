@@ -80,6 +80,11 @@ impl Export for Server {
         Some(&self.mount)
     }
 
+    /// Who looks at the file is told the length of the moment.
+    fn can_grow(&self) -> bool {
+        true
+    }
+
     /// Opens of the file that were not closed yet.
     fn clients(&self) -> usize {
         self.opens.load(Ordering::Relaxed)
