@@ -6,7 +6,7 @@
 //! The device can be taken away: then what is under way ends, what comes is refused, and nobody touches it any more.
 
 use super::{
-    limits::{SEEK_RUNS_MAX, WRITE_HANDOVER_BYTES_MAX, WRITE_PIECE_BYTES},
+    limits::{SEEK_RUNS_MAX, WRITE_HANDOVER_BYTES_MAX},
     request::{Change, Sought, check_allocate, check_seek, check_write, is_whole_blocks, readable},
     workers::Workers,
 };
@@ -145,7 +145,7 @@ impl Disk {
 
     fn write_now(&self, offset: u64, data: &[u8], is_synchronous: bool, reply: ReplyWrite) {
         let written = self.hold().and_then(|held| {
-            let written = write_in_pieces(held.get(), data, offset);
+            let written = held.get().write_at(data, offset);
             let done = written.and_then(|()| match is_synchronous {
                 true => held.get().flush(),
                 false => Ok(()),
@@ -206,18 +206,6 @@ impl Disk {
         let device = self.device.read().unwrap_or_else(PoisonError::into_inner);
         if device.is_some() { Ok(Held(device)) } else { Err(Errno::ENOTCONN) }
     }
-}
-
-/// Writes in pieces that end at multiples of [`WRITE_PIECE_BYTES`]. A failure behind the first is one of the whole.
-fn write_in_pieces(device: &dyn BlockDevice, data: &[u8], offset: u64) -> silt_types::Result<()> {
-    let (mut rest, mut at) = (data, offset);
-    while !rest.is_empty() {
-        let to_end = WRITE_PIECE_BYTES - (at % WRITE_PIECE_BYTES as u64) as usize;
-        let (piece, behind) = rest.split_at(to_end.min(rest.len()));
-        device.write_at(piece, at)?;
-        (rest, at) = (behind, at + piece.len() as u64);
-    }
-    Ok(())
 }
 
 /// Where the next data or hole begins, from `from` on. The end of the disk is a hole, as lseek(2) has it.

@@ -23,11 +23,6 @@ pub(super) const BACKGROUND_MAX: u16 = 128;
 /// are mostly whole blocks, which are cheap.
 pub(super) const WRITE_HANDOVER_BYTES_MAX: usize = 32 << 10;
 
-/// What is written to the device at a time. A file system caches what is written at once in one piece, and ext4 looks at all of a
-/// piece for each later write to a part of it: behind a write of 1 MiB, writes of 4 KiB are seven times slower than behind
-/// sixteen of this length, which themselves take no longer.
-pub(super) const WRITE_PIECE_BYTES: usize = 64 << 10;
-
 /// Runs asked for at a time when the next hole or data is looked for.
 pub(super) const SEEK_RUNS_MAX: usize = 64;
 
@@ -56,7 +51,6 @@ mod tests {
             ("REQUEST_BYTES_MAX", REQUEST_BYTES_MAX.to_string()),
             ("BACKGROUND_MAX", BACKGROUND_MAX.to_string()),
             ("WRITE_HANDOVER_BYTES_MAX", WRITE_HANDOVER_BYTES_MAX.to_string()),
-            ("WRITE_PIECE_BYTES", WRITE_PIECE_BYTES.to_string()),
             ("SEEK_RUNS_MAX", SEEK_RUNS_MAX.to_string()),
             ("DISKS_OPEN_MAX", DISKS_OPEN_MAX.to_string()),
             ("LINGER_TIME_MAX", seconds(LINGER_TIME_MAX)),

@@ -27,6 +27,11 @@ use std::{
 /// Length of a data file. Part of the format: it says which file a block is in.
 const SEGMENT_LEN: u64 = 1 << 40;
 
+/// What is written with one call at most. ext4 caches what it is given at once in one folio, and looks at every block of a folio
+/// for each later write to a part of it: behind writes of 1 MiB, writes of 4 KiB cost 32 us; behind pieces of this length, which
+/// are written as fast, 4 us (235,000 against 31,000 a second on Linux 6.18).
+const WRITE_PIECE_LEN: u64 = 64 << 10;
+
 /// What becomes of the space of blocks that are made zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Space {
@@ -153,9 +158,9 @@ impl Segments {
     /// Writes. Durable after [`Segments::sync`].
     pub(super) fn write_at(&self, mut buf: IoBuf<'_>, offset: u64) -> Result<()> {
         for piece in pieces(offset, buf.len() as u64) {
-            let part = buf.take(piece.len as usize);
+            let mut part = buf.take(piece.len as usize);
             let segment = self.writable(piece.segment)?;
-            let written = part.write_all_at(&segment.file, piece.offset);
+            let written = segment.write(&mut part, piece.offset);
             segment.dirty.store(true, Ordering::Release);
             written.context(|| format!("cannot write {}", segment.path.display()))?;
         }
@@ -252,6 +257,16 @@ impl Segments {
 }
 
 impl Segment {
+    /// Writes all of it, each piece up to a multiple of [`WRITE_PIECE_LEN`].
+    fn write(&self, buf: &mut IoBuf<'_>, mut offset: u64) -> io::Result<()> {
+        while !buf.is_empty() {
+            let piece = buf.take((WRITE_PIECE_LEN - offset % WRITE_PIECE_LEN) as usize);
+            piece.write_all_at(&self.file, offset)?;
+            offset += piece.len() as u64;
+        }
+        Ok(())
+    }
+
     fn zero(&self, offset: u64, len: u64, space: Space) -> io::Result<()> {
         let flags = match space {
             Space::Release => FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
