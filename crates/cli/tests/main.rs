@@ -25,5 +25,6 @@ mod space;
 mod space_in_time;
 mod states;
 mod survey;
+mod taking_over;
 mod together;
 mod volumes;

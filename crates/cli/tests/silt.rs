@@ -239,6 +239,11 @@ impl Server {
         Ran { status, stdout, stderr: self.stderr() }
     }
 
+    /// Waits for the end, which comes by itself.
+    pub(crate) fn ended(mut self) -> ExitStatus {
+        wait_for_end(&mut self.child)
+    }
+
     /// Sends SIGKILL and waits for the end.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();

@@ -29,6 +29,7 @@ mod serve;
 mod servers;
 mod snapshot;
 mod state;
+mod takeover;
 mod verify;
 
 pub use broker::Broker;
@@ -65,4 +66,5 @@ pub use silt_store::{
 };
 pub use silt_sys::process::become_user;
 pub use silt_volume::SealCounts;
+pub use takeover::TakeOver;
 pub use verify::{Damage, VerifyReport};

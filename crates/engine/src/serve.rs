@@ -3,7 +3,7 @@
 use crate::{
     broker::Broker,
     confinement::{Confinement, Rights, confine},
-    control::{Access, ControlServer, Role, RunFolder, Samples, ServedDisk, Writing},
+    control::{Access, ControlServer, Role, RunFolder, Samples, ServedDisk, Writing, send_passed},
     device::OpenDisk,
     engine::{Engine, now_ns},
     remove::remove_folder,
@@ -16,7 +16,12 @@ use silt_store::{Named, StorePaths};
 use silt_sys::durability::create_dir;
 use silt_types::{Context as _, DiskName, Error, Name, Result, StateId};
 use silt_volume::{BlockDevice as _, Geometry, Volume, VolumeLock};
-use std::{path::PathBuf, sync::Arc, thread};
+use std::{
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    sync::{Arc, PoisonError},
+    thread,
+};
 
 /// What to serve, and how.
 #[derive(Clone, Debug)]
@@ -99,6 +104,7 @@ impl Engine {
             folder,
             control,
             rights,
+            broker: None,
         })
     }
 
@@ -158,25 +164,29 @@ pub struct Prepared {
     folder: RunFolder,
     control: SocketFile,
     rights: Rights,
+    broker: Option<Broker>,
 }
 
 impl Prepared {
     /// Takes from this process, for good, what serving does not need; `broker` does the rest, through which the disk must be
     /// read. `Unsupported` if `required` and the kernel cannot do all of it. To be called before there are other threads, and
     /// after everything else that holds the store was dropped.
-    pub fn confine(&self, broker: &Broker, required: bool) -> Result<Confinement> {
+    pub fn confine(&mut self, broker: &Broker, required: bool) -> Result<Confinement> {
         let sockets = self.exports.iter().filter_map(|export| export.socket());
         sockets
             .chain([self.folder.path().to_owned()])
             .try_for_each(|path| broker.remove_at_end(&path))?;
         let mut mounts = self.exports.iter().filter_map(|export| export.mount());
         mounts.try_for_each(|mount| broker.undo_at_end(mount))?;
+        self.broker = Some(broker.clone());
         confine(&self.rights, broker, required)
     }
 
-    /// Serves until `stop` is given; then everything written is durable. `ready` is told once clients are answered.
+    /// Serves until `stop` is given; then everything written is durable. Or until another server has asked to take over; then
+    /// that is so too, and the clients are its own. `ready` is told once clients are answered.
     pub fn run(self, stop: &StopSignal, ready: impl FnOnce(&Served)) -> Result<()> {
-        let Prepared { volume, lock, exports, folder, .. } = self;
+        let Prepared { volume, lock, exports, folder, broker, .. } = self;
+        let successor = Arc::default();
         let addresses: Vec<_> = exports.iter().map(|export| export.address()).collect();
         if let (Some(lock), Some(first)) = (&lock, addresses.first()) {
             lock.note(&format!("{} {first}", std::process::id()))?;
@@ -198,6 +208,7 @@ impl Prepared {
             limited,
             stop: stop.clone(),
             access: self.access,
+            successor: Arc::clone(&successor),
             started_ns: now_ns(),
             samples: Samples::start(),
         };
@@ -211,8 +222,27 @@ impl Prepared {
         if let Some(lock) = &lock {
             lock.note("")?;
         }
-        served.and(closed)
+        served.and(closed)?;
+        let successor = successor.lock().unwrap_or_else(PoisonError::into_inner).take();
+        successor.map_or(Ok(()), |successor| {
+            // Nobody finds the disk in use from here on.
+            drop((device, volume, lock));
+            pass_on(&exports, broker.as_ref(), &successor)
+        })
     }
+}
+
+/// Gives the clients of exports that were run to their end to whoever has taken over.
+fn pass_on(
+    exports: &[Box<dyn Export>],
+    broker: Option<&Broker>,
+    successor: &UnixStream,
+) -> Result<()> {
+    if let Some(broker) = broker {
+        broker.leave_sockets()?;
+    }
+    let passed = exports.iter().filter_map(|export| Some((export.address(), export.passed_on()?)));
+    send_passed(successor, passed.collect())
 }
 
 /// A disk that is open to be served.

@@ -110,7 +110,7 @@ impl Engine {
     }
 
     /// The servers that serve something by this name.
-    fn servers_called(&self, name: &DiskName) -> Result<Vec<(PathBuf, ServerStatus)>> {
+    pub(crate) fn servers_called(&self, name: &DiskName) -> Result<Vec<(PathBuf, ServerStatus)>> {
         let named = self.find(name)?;
         let asked = match &named {
             // Another disk may have taken its name since one is served.

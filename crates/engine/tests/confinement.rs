@@ -152,7 +152,7 @@ fn be_a_server(place: &Path, tcp: &str) {
     let outside = UnixListener::bind(place.join("outside")).unwrap();
     let serving = serving("mine", place);
     let engine = Engine::open(&store, 0).unwrap().reading_through(&broker, CACHE);
-    let prepared = engine.prepare(&serving).unwrap();
+    let mut prepared = engine.prepare(&serving).unwrap();
     drop(engine);
     prepared.confine(&broker, true).unwrap();
     let stop = StopSignal::new().unwrap();

@@ -5,7 +5,7 @@ use crate::output::{fail, print, warn};
 use serde_json::json;
 use silt_engine::{
     Access, CACHE_SIZE_BYTES_DEFAULT, Confinement, ExportAddress, FileAddress, Limits, Rate,
-    Served, Serving, StopSignal, become_user,
+    Served, Serving, StopSignal, TakeOver, become_user,
 };
 use silt_types::{Error, ErrorKind, Result, format_size, parse_size};
 use std::{path::PathBuf, process::ExitCode};
@@ -19,6 +19,7 @@ use std::{path::PathBuf, process::ExitCode};
   silt serve vm1 --nbd /run/user/1000/vm1.sock
   silt serve vm1 --nbd tcp:127.0.0.1:10809
   silt serve debian --nbd ./debian.sock --read-only
+  silt serve vm1 --take-over                 by a new version of silt, under live clients
   silt serve vm1 --nbd vm1.sock --iops 2000:20000 --bandwidth 100M:1G
   silt serve vm1 --nbd vm1.sock --expect \"$(cat vm1.state)\"
   silt serve vm1 --fuse ./vm1.img            a raw file: for Firecracker, loop devices, any program
@@ -73,6 +74,10 @@ struct Exports {
     /// fuse3), unless run by root.
     #[arg(long, value_name = "FILE")]
     fuse: Vec<PathBuf>,
+    /// Take over from the process that serves it now: where it does, as it does, with the clients that it has, who notice
+    /// nothing. For a new version of this program, or other limits.
+    #[arg(long, conflicts_with_all = ["nbd", "fuse", "read_only", "expect"])]
+    take_over: bool,
 }
 
 impl Exports {
@@ -105,7 +110,13 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode> {
     let stop = StopSignal::new()?;
     stop.trigger_on_termination()?;
     let engine = context.engine_with_cache(0)?.reading_through(&broker, cache);
-    let prepared = engine.prepare(&serving)?;
+    let (serving, mut prepared) = if args.exports.take_over {
+        let Serving { name, limits, .. } = serving;
+        engine.take_over(&TakeOver { name, limits })?
+    } else {
+        let prepared = engine.prepare(&serving)?;
+        (serving, prepared)
+    };
     drop(engine);
     let confinement = prepared.confine(&broker, args.require_confinement)?;
     if confinement.landlock.is_none() {

@@ -66,6 +66,10 @@ impl Work<'_> {
                 self.mounts.push(mounted);
                 None
             }
+            Ok(Request::LeaveSockets) => {
+                self.names.retain(|name| name.kind != FileType::Socket);
+                None
+            }
             Ok(Request::Undo) => {
                 // What the kernel still has to write reaches the server, which may look up chunks for that meanwhile.
                 let mounts = self.mounts.clone();

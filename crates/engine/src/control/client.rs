@@ -42,6 +42,13 @@ impl ControlClient {
         self.ask(&Question::Stop, Some(ANSWER_TIME_MAX)).map(drop)
     }
 
+    /// Lets it end, and pass its clients on over the connection that is answered.
+    pub(crate) fn take_over(self) -> Result<UnixStream> {
+        let stream = self.stream.try_clone();
+        self.ask(&Question::TakeOver, Some(ANSWER_TIME_MAX))?;
+        stream.map_err(|error| Error::io("cannot keep a control socket", error))
+    }
+
     /// The id of the state that is durable when it answers.
     pub(crate) fn state(self) -> Result<StateId> {
         self.ask(&Question::State, None)?.into_state()

@@ -18,6 +18,8 @@ pub(super) enum Question {
     State,
     /// End, as after SIGTERM.
     Stop,
+    /// Let go of the disk, and pass its clients on over this connection.
+    TakeOver,
     /// What the volume is made of.
     Layers,
     /// Rebase, then freeze what is written so far: the server's half of a snapshot. The header that says so has at least this

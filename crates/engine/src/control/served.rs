@@ -18,6 +18,7 @@ use silt_types::{
 };
 use silt_volume::{BlockDevice as _, Volume, write_volume_header};
 use std::{
+    os::unix::net::UnixStream,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -37,6 +38,8 @@ pub(crate) struct ServedDisk {
     /// Ends the server.
     pub(crate) stop: StopSignal,
     pub(crate) access: Access,
+    /// Whoever takes over, once it has asked.
+    pub(crate) successor: Arc<Mutex<Option<UnixStream>>>,
     pub(crate) started_ns: i64,
     pub(crate) samples: Samples,
 }
@@ -87,6 +90,7 @@ impl ServedDisk {
                 self.stop.trigger();
                 Ok(Answer::Done {})
             }
+            Question::TakeOver => self.may_be_taken_over(),
             Question::Layers => self.change(|_, _| self.volume.must_be_recorded()),
             Question::Rebase { layering } => {
                 let layering = layering.try_into()?;
@@ -107,6 +111,24 @@ impl ServedDisk {
                 })
             }
         }
+    }
+
+    fn may_be_taken_over(&self) -> Result<Answer> {
+        if let Some(export) = self.exports.iter().find(|export| !export.can_pass_on()) {
+            let (address, protocol) = (export.address(), export.address().protocol());
+            let message = format!("clients at {address} cannot be passed on by {protocol}");
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
+        match self.stop.is_triggered() {
+            false => Ok(Answer::Done {}),
+            true => Err(Error::new(ErrorKind::Busy, "the server is ending already")),
+        }
+    }
+
+    /// Lets the server end, so that what it passes on goes over `stream`.
+    pub(super) fn pass_on_to(&self, stream: UnixStream) {
+        *self.successor.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream);
+        self.stop.pass_on();
     }
 
     fn status(&self) -> ServerStatus {

@@ -129,6 +129,15 @@ fn answer_all(stream: &UnixStream, served: &ServedDisk, stop: &StopSignal) -> Re
     loop {
         let (result, is_last) = match lines.receive::<Question>(Some(QUESTION_TIME_MAX)) {
             Ok(None) => return Ok(()),
+            Ok(Some(Question::TakeOver)) => match served.answer(Question::TakeOver) {
+                Ok(answer) => {
+                    lines.send(&answer, QUESTION_TIME_MAX)?;
+                    let failed = |error| Error::io("cannot keep a control socket", error);
+                    served.pass_on_to(stream.try_clone().map_err(failed)?);
+                    return Ok(());
+                }
+                refused => (refused, false),
+            },
             Ok(Some(question)) => (served.answer(question), false),
             // What follows cannot be trusted to be a question.
             Err(error) => (Err(error), true),
