@@ -178,6 +178,16 @@ impl<'a> IoBuf<'a> {
         });
     }
 
+    /// Whether borders of `unit` bytes (a power of two) of the memory are such borders of a file, where this is at `offset`.
+    pub fn is_aligned_with(&self, offset: u64, unit: u64) -> bool {
+        let (mut at, mut aligned) = (offset, true);
+        self.0.for_each(|piece| {
+            aligned &= (at ^ piece.start.addr() as u64).is_multiple_of(unit);
+            at += piece.len as u64;
+        });
+        aligned
+    }
+
     /// Writes all of it at `offset` of a file, without a copy in between.
     pub fn write_all_at(mut self, file: &File, offset: u64) -> Result<()> {
         self.0.transfer(offset, |pieces, count, at| {
@@ -320,6 +330,28 @@ mod tests {
         let mut found = vec![0; 200];
         IoBufMut::from(&mut found[..]).read_exact_at(&file, 0).unwrap();
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn alignment_is_that_of_every_piece() {
+        #[repr(align(4096))]
+        struct Page([u8; 4096]);
+        let mut page = Page([0; 4096]);
+        assert!(IoBuf::from(&page.0[..]).is_aligned_with(1024, 512));
+        assert!(IoBuf::from(&page.0[100..]).is_aligned_with(612, 512));
+        assert!(!IoBuf::from(&page.0[28..]).is_aligned_with(1024, 512));
+        for (cut, aligned) in [(1024, true), (1000, true)] {
+            let pieces = cut_at(&mut page.0, cut);
+            assert_eq!(IoBuf::from(&pieces[..]).is_aligned_with(0, 512), aligned);
+        }
+        let (front, back) = page.0.split_at_mut(2048);
+        let apart = [PieceMut::from(&mut front[..1000]), PieceMut::from(&mut back[..])];
+        assert!(!IoBuf::from(&apart[..]).is_aligned_with(0, 512));
+    }
+
+    fn cut_at(memory: &mut [u8], at: usize) -> [PieceMut<'_>; 2] {
+        let (front, back) = memory.split_at_mut(at);
+        [front.into(), back.into()]
     }
 
     #[test]

@@ -29,7 +29,7 @@ use std::{
 /// what it has sent of its next request.
 pub(super) fn serve(link: Arc<Link>, received: &[u8]) -> Option<Vec<u8>> {
     let mut connection = Connection {
-        input: Input::new(received),
+        input: Input::new(RequestHeader::len_of(link.session.headers), received),
         replies: Replies::new(link.session.headers),
         workers: Workers::new(link.clone()),
         link: link.clone(),

@@ -11,18 +11,31 @@ use std::{
     os::fd::BorrowedFd,
 };
 
+/// Where the memory that deltas write from without a copy begins: at a page.
+const ALIGNMENT: usize = 4096;
+
 /// A buffer of [`INPUT_BYTES`] in front of a socket.
+///
+/// What comes into an empty one lies so that the payload behind a first header begins at a page.
 pub(super) struct Input {
+    /// As long, and two pages more.
     bytes: Box<[u8]>,
     unread: Range<usize>,
+    /// Where an empty buffer begins to be filled: with a header, or in the midst of a payload.
+    header_at: usize,
+    payload_at: usize,
 }
 
 impl Input {
-    /// With what was received elsewhere, of which there is less than fits.
-    pub(super) fn new(received: &[u8]) -> Input {
-        let mut bytes = vec![0; INPUT_BYTES];
-        bytes[..received.len()].copy_from_slice(received);
-        Input { bytes: bytes.into(), unread: 0..received.len() }
+    /// For headers of this length; with what was received elsewhere, less than one.
+    pub(super) fn new(header_len: usize, received: &[u8]) -> Input {
+        let mut bytes: Box<[u8]> = vec![0; INPUT_BYTES + 2 * ALIGNMENT].into();
+        let page = bytes.as_ptr().align_offset(ALIGNMENT);
+        // Where there is no room for a header before it, the next one.
+        let payload_at = if page < header_len { page + ALIGNMENT } else { page };
+        let header_at = payload_at - header_len;
+        bytes[header_at..header_at + received.len()].copy_from_slice(received);
+        Input { bytes, unread: header_at..header_at + received.len(), header_at, payload_at }
     }
 
     /// What was received and not consumed.
@@ -33,16 +46,20 @@ impl Input {
     /// Forgets the first `len` unread bytes.
     pub(super) fn consume(&mut self, len: usize) {
         self.unread.start += len.min(self.unread.len());
-        if self.unread.is_empty() {
-            self.unread = 0..0;
-        }
     }
 
-    /// Waits for more bytes; false when the client has ended its side.
+    /// Waits for more bytes, for a header; false when the client has ended its side.
     pub(super) fn receive(&mut self, socket: BorrowedFd<'_>) -> Result<bool> {
-        if self.unread.end == self.bytes.len() {
-            self.bytes.copy_within(self.unread.clone(), 0);
-            self.unread = 0..self.unread.len();
+        self.receive_at(socket, self.header_at)
+    }
+
+    /// The same; `start` is where the buffer begins if it is empty.
+    fn receive_at(&mut self, socket: BorrowedFd<'_>, start: usize) -> Result<bool> {
+        if self.unread.is_empty() {
+            self.unread = start..start;
+        } else if self.unread.end == self.bytes.len() {
+            self.bytes.copy_within(self.unread.clone(), start);
+            self.unread = start..start + self.unread.len();
         }
         let room = &mut self.bytes[self.unread.end..];
         let (received, _) = retry_on_intr(|| recv(socket, &mut *room, RecvFlags::empty()))?;
@@ -53,9 +70,13 @@ impl Input {
     /// Waits until at least `len` bytes are unread; an error when the client ends before. `len` is at most
     /// [`INPUT_BYTES`].
     pub(super) fn require(&mut self, socket: BorrowedFd<'_>, len: usize) -> Result<()> {
-        debug_assert!(len <= self.bytes.len());
+        debug_assert!(len <= INPUT_BYTES);
+        if self.bytes.len() - self.unread.start < len {
+            self.bytes.copy_within(self.unread.clone(), self.payload_at);
+            self.unread = self.payload_at..self.payload_at + self.unread.len();
+        }
         while self.unread.len() < len {
-            if !self.receive(socket)? {
+            if !self.receive_at(socket, self.payload_at)? {
                 return Err(Error::new(ErrorKind::UnexpectedEof, "the client left mid-request"));
             }
         }

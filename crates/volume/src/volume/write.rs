@@ -9,8 +9,7 @@ use std::sync::{Arc, PoisonError, RwLockReadGuard};
 const BLOCK: usize = BLOCK_SIZE_BYTES as usize;
 const ZERO_BLOCK: [u8; BLOCK] = [0; BLOCK];
 
-/// A block in one page: the kernel takes what is written page by page, and a page that is not there just then may part a
-/// write in two, which is not to part a sector.
+/// A block in one page, as the delta writes it without a copy.
 #[repr(align(4096))]
 struct Merged([u8; BLOCK]);
 
