@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::{
     ffi::OsStr,
     fs::{self, Permissions},
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
@@ -274,8 +274,10 @@ fn end_in_time(child: Child) -> std::process::Output {
     output
 }
 
-fn identity(path: &Path) -> Option<u64> {
-    fs::symlink_metadata(path).ok().map(|found| std::os::unix::fs::MetadataExt::ino(&found))
+/// Inodes are given again: the one that was removed may be the next one's.
+fn identity(path: &Path) -> Option<(u64, i64, i64)> {
+    let found = fs::symlink_metadata(path).ok()?;
+    Some((found.ino(), found.ctime(), found.ctime_nsec()))
 }
 
 /// Waits for the end of a process, and fails the test when it does not come.

@@ -311,12 +311,14 @@ impl Segment {
 
     /// For file systems that can neither punch nor zero ranges.
     fn write_zeroes(&self, offset: u64, len: u64) -> io::Result<()> {
-        static ZEROES: [u8; 64 * 1024] = [0; 64 * 1024];
+        // Aligned, since its pages may be missing when they are first written from: see `Aligned`.
+        static ZEROES: Aligned = Aligned([0; (WRITE_PIECE_LEN + SECTOR_LEN) as usize]);
         let end = offset + len;
         let mut at = offset;
         while at < end {
-            let part = (end - at).min(ZEROES.len() as u64);
-            self.file.write_all_at(&ZEROES[..part as usize], at)?;
+            let part = (end - at).min(WRITE_PIECE_LEN);
+            let skew = (at % SECTOR_LEN) as usize;
+            self.file.write_all_at(&ZEROES.0[skew..skew + part as usize], at)?;
             at += part;
         }
         Ok(())
