@@ -3,6 +3,7 @@
 use crate::{
     StopSignal, fuse,
     nbd::{self, Listen},
+    vhost_user,
 };
 use silt_types::{Error, ErrorKind, Result};
 use silt_volume::BlockDevice;
@@ -15,6 +16,8 @@ pub enum ExportAddress {
     Nbd(Listen),
     /// FUSE: a file.
     Fuse(fuse::FileAddress),
+    /// vhost-user-blk, at a Unix socket.
+    VhostUser(PathBuf),
 }
 
 impl ExportAddress {
@@ -24,6 +27,7 @@ impl ExportAddress {
         match self {
             ExportAddress::Nbd(listen) => Ok(Box::new(nbd::Server::bind(listen)?)),
             ExportAddress::Fuse(file) => Ok(Box::new(fuse::Server::bind(file)?)),
+            ExportAddress::VhostUser(path) => Ok(Box::new(vhost_user::Server::bind(path)?)),
         }
     }
 
@@ -32,6 +36,9 @@ impl ExportAddress {
     pub fn take_over(&self, passed: PassedOn) -> Result<Box<dyn Export>> {
         match self {
             ExportAddress::Nbd(listen) => Ok(Box::new(nbd::Server::take_over(listen, passed)?)),
+            ExportAddress::VhostUser(path) => {
+                Ok(Box::new(vhost_user::Server::take_over(path, passed)?))
+            }
             ExportAddress::Fuse(file) => {
                 let path = file.path.display();
                 let message = format!("the mount at {path} cannot be taken over: stop its server");
@@ -44,6 +51,7 @@ impl ExportAddress {
     pub fn parse(protocol: &str, address: &str) -> Result<ExportAddress> {
         match protocol {
             "nbd" => address.parse().map(ExportAddress::Nbd),
+            "vhost-user" => Ok(ExportAddress::VhostUser(address.into())),
             _ => {
                 let message = format!("nothing is known of the protocol {protocol:?}");
                 Err(Error::new(ErrorKind::Unsupported, message))
@@ -56,6 +64,7 @@ impl ExportAddress {
         match self {
             ExportAddress::Nbd(_) => "nbd",
             ExportAddress::Fuse(_) => "fuse",
+            ExportAddress::VhostUser(_) => "vhost-user",
         }
     }
 }
@@ -66,9 +75,14 @@ impl fmt::Display for ExportAddress {
         match self {
             ExportAddress::Nbd(listen) => listen.fmt(f),
             ExportAddress::Fuse(file) => file.path.display().fmt(f),
+            ExportAddress::VhostUser(path) => path.display().fmt(f),
         }
     }
 }
+
+/// Makes durable what was answered, and answers the id of the state that the device is in then: the same id, whenever, means the
+/// same bytes.
+pub type StateSource = Arc<dyn Fn() -> Result<String> + Send + Sync>;
 
 /// Clients, and where they come in, on their way from one server to the next, of which one at a time may use them.
 #[derive(Debug, Default)]
@@ -91,6 +105,9 @@ pub trait Export: Send + Sync {
     fn mount(&self) -> Option<&fuse::Mount> {
         None
     }
+
+    /// Told before it is run, if it may want to know: what its protocol hands over with a virtual machine.
+    fn tell_state(&self, _state: StateSource) {}
 
     /// Clients that are connected now.
     fn clients(&self) -> usize;

@@ -11,8 +11,9 @@ mod meter;
 pub mod nbd;
 mod socket;
 mod stop;
+pub mod vhost_user;
 
-pub use export::{Export, ExportAddress, PassedOn};
+pub use export::{Export, ExportAddress, PassedOn, StateSource};
 pub use meter::{Counts, Limited, Limits, Meter, Metered, OpCounts, Rate};
 pub use socket::{SocketFile, connect};
 pub use stop::StopSignal;

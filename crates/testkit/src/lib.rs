@@ -6,3 +6,5 @@ pub mod fault;
 pub mod file_client;
 pub mod hierarchy;
 pub mod nbd_client;
+pub mod vhost_user_client;
+pub mod virtqueue;

@@ -18,15 +18,19 @@ use std::{path::PathBuf, process::ExitCode};
 #[command(after_help = "Examples:
   silt serve vm1 --nbd /run/user/1000/vm1.sock
   silt serve vm1 --nbd tcp:127.0.0.1:10809
+  silt serve vm1 --vhost-user /run/user/1000/vm1.vhost
   silt serve debian --nbd ./debian.sock --read-only
   silt serve vm1 --take-over                 by a new version of silt, under live clients
   silt serve vm1 --nbd vm1.sock --iops 2000:20000 --bandwidth 100M:1G
   silt serve vm1 --nbd vm1.sock --expect \"$(cat vm1.state)\"
   silt serve vm1 --fuse ./vm1.img            a raw file: for Firecracker, loop devices, any program
 
-Attach it with QEMU:
+Attach it with QEMU, over NBD:
   -blockdev driver=nbd,server.type=unix,server.path=SOCKET,node-name=d0,discard=unmap
-  -device virtio-blk-device,drive=d0")]
+  -device virtio-blk-pci,drive=d0
+or over vhost-user, which needs the guest's memory to be shared:
+  -object memory-backend-memfd,id=mem,size=512M,share=on -machine q35,memory-backend=mem
+  -chardev socket,id=c0,path=SOCKET,reconnect-ms=200 -device vhost-user-blk-pci,chardev=c0")]
 pub(crate) struct Args {
     /// Volume; image or snapshot with --read-only.
     volume: String,
@@ -70,13 +74,16 @@ struct Exports {
     /// Serve with NBD, at a Unix socket or tcp:ADDRESS:PORT of the loopback interface.
     #[arg(long, value_name = "SOCKET")]
     nbd: Vec<String>,
+    /// Serve with vhost-user-blk, to one virtual machine monitor at a time, at a Unix socket.
+    #[arg(long, value_name = "SOCKET")]
+    vhost_user: Vec<PathBuf>,
     /// Serve as one raw file, mounted over FILE: an empty one, or made and removed at the end. Needs fusermount3 (package
     /// fuse3), unless run by root.
     #[arg(long, value_name = "FILE")]
     fuse: Vec<PathBuf>,
     /// Take over from the process that serves it now: where it does, as it does, with the clients that it has, who notice
     /// nothing. For a new version of this program, or other limits.
-    #[arg(long, conflicts_with_all = ["nbd", "fuse", "read_only", "expect"])]
+    #[arg(long, conflicts_with_all = ["nbd", "vhost_user", "fuse", "read_only", "expect"])]
     take_over: bool,
 }
 
@@ -84,7 +91,10 @@ impl Exports {
     fn addresses(&self, access: Access) -> Result<Vec<ExportAddress>> {
         let nbd = self.nbd.iter().map(|text| text.parse().map(ExportAddress::Nbd));
         let fuse = self.fuse.iter().map(|path| FileAddress { path: path.clone(), access });
-        nbd.chain(fuse.map(|file| Ok(ExportAddress::Fuse(file)))).collect()
+        let vhost_user = self.vhost_user.iter().cloned().map(ExportAddress::VhostUser);
+        nbd.chain(vhost_user.map(Ok))
+            .chain(fuse.map(|file| Ok(ExportAddress::Fuse(file))))
+            .collect()
     }
 }
 

@@ -1,0 +1,159 @@
+//! A queue of slow requests and the few threads that do them, for one virtqueue.
+//!
+//! Threads start when there is work that no idle one can take, and end with the virtqueue. The queue is bounded: when it
+//! is full, nothing more is taken from the guest.
+
+use super::{
+    jobs::{Job, Task, perform},
+    limits::{JOBS_MAX, WORKERS_MAX},
+    pending::Shared,
+};
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::{Builder, Scope, ScopedJoinHandle},
+};
+
+/// The workers of one virtqueue.
+pub(super) struct Workers<'scope, 'env, 'q, 'm> {
+    scope: &'scope Scope<'scope, 'env>,
+    shared: &'q Shared<'m>,
+    jobs: Arc<Jobs<'q, 'm>>,
+    threads: Vec<ScopedJoinHandle<'scope, ()>>,
+}
+
+#[derive(Default)]
+struct Jobs<'q, 'm> {
+    state: Mutex<State<'q, 'm>>,
+    /// There is a job, or there will be none any more.
+    work: Condvar,
+    /// A job ended.
+    room: Condvar,
+}
+
+#[derive(Default)]
+struct State<'q, 'm> {
+    waiting: VecDeque<Job<'q, 'm>>,
+    running: usize,
+    idle_threads: usize,
+    is_closed: bool,
+}
+
+impl<'scope, 'env, 'q: 'scope, 'm: 'scope> Workers<'scope, 'env, 'q, 'm> {
+    pub(super) fn new(
+        scope: &'scope Scope<'scope, 'env>,
+        shared: &'q Shared<'m>,
+    ) -> Workers<'scope, 'env, 'q, 'm> {
+        Workers { scope, shared, jobs: Arc::default(), threads: Vec::new() }
+    }
+
+    /// Whether [`Workers::submit`] would wait.
+    pub(super) fn is_full(&self) -> bool {
+        self.jobs.lock().is_full()
+    }
+
+    /// Takes on a job; waits while too many wait or run. Where no thread can be had at all, it is done on this one.
+    pub(super) fn submit(&mut self, job: Job<'q, 'm>) {
+        let mut state = self.jobs.lock();
+        while state.is_full() {
+            state = wait(&self.jobs.room, state);
+        }
+        state.waiting.push_back(job);
+        let wants_thread = state.waiting.len() > state.idle_threads;
+        drop(state);
+        self.jobs.work.notify_one();
+        if wants_thread && self.threads.len() < WORKERS_MAX {
+            let started = self.start_thread();
+            if started.is_err() && self.threads.is_empty() {
+                let job = self.jobs.lock().waiting.pop_front();
+                perform(job.into_iter().collect(), self.shared);
+            }
+        }
+    }
+
+    /// Waits until every job was done and every thread has ended.
+    pub(super) fn finish(self) {
+        self.jobs.lock().is_closed = true;
+        self.jobs.work.notify_all();
+        for thread in self.threads {
+            // A worker that panicked has answered its request as failed; the panic was reported where it happened.
+            let _ = thread.join();
+        }
+    }
+
+    fn start_thread(&mut self) -> io::Result<()> {
+        let (shared, jobs) = (self.shared, self.jobs.clone());
+        let work = move || {
+            while let Some(taken) = jobs.take() {
+                let _done = Done { jobs: &jobs, count: taken.len() };
+                perform(taken, shared);
+            }
+        };
+        let builder = Builder::new().name("vhost-worker".into());
+        self.threads.push(builder.spawn_scoped(self.scope, work)?);
+        Ok(())
+    }
+}
+
+/// Takes jobs off the count of those that run, even when the device panics.
+struct Done<'a, 'q, 'm> {
+    jobs: &'a Jobs<'q, 'm>,
+    count: usize,
+}
+
+impl Drop for Done<'_, '_, '_> {
+    fn drop(&mut self) {
+        self.jobs.lock().running -= self.count;
+        self.jobs.room.notify_one();
+    }
+}
+
+impl<'q, 'm> Jobs<'q, 'm> {
+    fn lock(&self) -> MutexGuard<'_, State<'q, 'm>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next job, waited for; with a flush come all others that wait, since one flush of the device covers what
+    /// was written before each of them. `None` when there will be no more.
+    fn take(&self) -> Option<Vec<Job<'q, 'm>>> {
+        let mut state = self.lock();
+        let first = loop {
+            if let Some(job) = state.waiting.pop_front() {
+                break job;
+            }
+            if state.is_closed {
+                return None;
+            }
+            state.idle_threads += 1;
+            state = wait(&self.work, state);
+            state.idle_threads -= 1;
+        };
+        let mut jobs = vec![first];
+        if is_flush(&jobs[0]) {
+            let waiting = std::mem::take(&mut state.waiting).into_iter();
+            let (flushes, others) = waiting.partition::<VecDeque<_>, _>(is_flush);
+            state.waiting = others;
+            jobs.extend(flushes);
+        }
+        state.running += jobs.len();
+        Some(jobs)
+    }
+}
+
+fn is_flush(job: &Job<'_, '_>) -> bool {
+    matches!(job.task, Task::Flush)
+}
+
+impl State<'_, '_> {
+    fn is_full(&self) -> bool {
+        self.waiting.len() + self.running >= JOBS_MAX
+    }
+}
+
+fn wait<'a, 'q, 'm>(
+    condition: &Condvar,
+    state: MutexGuard<'a, State<'q, 'm>>,
+) -> MutexGuard<'a, State<'q, 'm>> {
+    condition.wait(state).unwrap_or_else(PoisonError::into_inner)
+}
