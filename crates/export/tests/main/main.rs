@@ -10,3 +10,4 @@ mod fuse;
 mod meter;
 mod nbd;
 mod running;
+mod vhost_user;
