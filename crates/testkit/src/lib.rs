@@ -6,5 +6,6 @@ pub mod fault;
 pub mod file_client;
 pub mod hierarchy;
 pub mod nbd_client;
+pub mod vhost_user_abuse;
 pub mod vhost_user_client;
 pub mod virtqueue;
