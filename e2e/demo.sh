@@ -69,7 +69,7 @@ accel=$(e2e/boot.sh --prepare)
 [ "$accel" = kvm ] && emulated="KVM" || emulated="software emulation"
 
 step "serve one over NBD and boot a guest from it, which writes a file"
-serve_nbd "$sockets/nbd" "$SILT" --store "$demo/store" serve "$served" --nbd "$sockets/nbd"
+serve_at "$sockets/nbd" "$SILT" --store "$demo/store" serve "$served" --nbd "$sockets/nbd"
 cat >"$demo/commands" <<GUEST
 set -e
 echo "kernel \$(uname -r), Debian \$(cat /etc/debian_version)"

@@ -63,9 +63,9 @@ seconds() { printf '%d.%02d s' $(($1 / 1000000)) $(($1 / 10000 % 100)); }
 # mebibytes BYTES: "317.4 MiB"
 mebibytes() { printf '%d.%d MiB' $(($1 >> 20)) $((($1 & 0xfffff) * 10 >> 20)); }
 
-# serve_nbd SOCKET COMMAND...: starts a server in the background, waits until its socket is there, leaves its process
+# serve_at SOCKET COMMAND...: starts a server in the background, waits until its socket is there, leaves its process
 # id in SERVER. It dies with this script, even with a killed one.
-serve_nbd() {
+serve_at() {
     local socket=$1 tries
     shift
     setpriv --pdeathsig TERM "$@" &

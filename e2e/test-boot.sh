@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Tests a guest on a clone, over NBD and FUSE, with the silt binary given:
+# Tests a guest on a clone, over each export, with the silt binary given:
 #   1. it reads and writes, syncs, trims and powers off; the export is clean and holds what it wrote;
 #   2. server and guest are killed between two syncs; after a new serve and boot all that was synced is there.
-#   3. over FUSE, as a raw file, a guest does all of 1 on another clone;
+# Then
+#   3. a server is killed under a guest that goes on with the next one (vhost-user-blk);
 #   4. the file system of an image grows in a guest that has it mounted, by a factor of a hundred.
 # Quiet when all is well but for a line for each step. About half a minute once the Debian tree is there. Root is
 # needed, or sudo without a password, to make and to read the tree; without either it says so and tests nothing.
@@ -31,27 +32,55 @@ at_exit rm -rf "$sockets"
 
 silt() { "$SILT" --store "$work/store" "$@"; }
 
-# serve VOLUME: over $sockets/VOLUME.
-serve() { serve_nbd "$sockets/$1" "$SILT" --store "$work/store" serve "$1" --nbd "$sockets/$1"; }
-
-# boot_command VOLUME: in BOOT, the command that boots a guest on it and runs $work/commands there.
-boot_command() {
-    # shellcheck disable=SC2054 # These commas are QEMU's.
-    BOOT=(
-        e2e/boot.sh --limit 60 --commands "$work/commands" -device virtio-blk-pci,drive=d0
-        -blockdev "driver=nbd,server.type=unix,server.path=$sockets/$1,node-name=d0,discard=unmap"
-    )
+# serve VOLUME EXPORT: at $sockets/VOLUME.
+serve() {
+    local wait=serve_at
+    [ "$2" != fuse ] || wait=serve_fuse
+    "$wait" "$sockets/$1" "$SILT" --store "$work/store" serve "$1" "--$2" "$sockets/$1"
 }
 
-step "build an image of a Debian root file system, clone it twice"
+# boot_command VOLUME EXPORT: in BOOT, the command that boots a guest on it and runs $work/commands there.
+boot_command() {
+    BOOT=(e2e/boot.sh --limit 60 --commands "$work/commands")
+    # shellcheck disable=SC2054 # These commas are QEMU's.
+    case $2 in
+    nbd)
+        BOOT+=(
+            -blockdev "driver=nbd,server.type=unix,server.path=$sockets/$1,node-name=d0,discard=unmap"
+            -device virtio-blk-pci,drive=d0
+        )
+        ;;
+    vhost-user)
+        BOOT+=(
+            -object memory-backend-memfd,id=mem,size=128M,share=on -machine memory-backend=mem
+            -chardev "socket,id=c0,path=$sockets/$1,reconnect-ms=100"
+            -device vhost-user-blk-pci,chardev=c0,num-queues=2
+        )
+        ;;
+    fuse)
+        BOOT+=(
+            -drive "file=$sockets/$1,format=raw,if=none,id=d0,discard=unmap"
+            -device virtio-blk-pci,drive=d0
+        )
+        ;;
+    esac
+}
+
+step "build an image of a Debian root file system, clone it for each test"
 e2e/debian-tree.sh 1 "$work/debian"
 silt build "$work/debian" debian
 rm -rf --one-file-system "$work/debian"
-silt clone debian works
-silt clone debian crashes
+for export in nbd vhost-user fuse; do
+    silt clone debian "works-$export"
+    silt clone debian "crashes-$export"
+done
+silt clone debian goes-on
 
-step "a guest writes, syncs, reads back, trims and powers off"
-cat >"$work/commands" <<'GUEST'
+# works EXPORT
+works() {
+    local volume=works-$1 sum
+    step "over $1 a guest writes, syncs, reads back, trims and powers off"
+    cat >"$work/commands" <<'GUEST'
 set -e
 dd if=/dev/urandom of=/root/random bs=1M count=8 conv=fsync status=none
 sum=$(sha256sum </root/random)
@@ -64,37 +93,26 @@ sync
 fstrim -v /
 dpkg --verify bash
 GUEST
-serve works
-boot_command works
-"${BOOT[@]}" | tee "$work/console"
-stop_server
-sum=$(sed -n 's/^sum \([0-9a-f]*\).*/\1/p' "$work/console")
-[ -n "$sum" ] || fail "the guest named no checksum"
+    serve "$volume" "$1"
+    boot_command "$volume" "$1"
+    "${BOOT[@]}" | tee "$work/console"
+    stop_server
+    sum=$(sed -n 's/^sum \([0-9a-f]*\).*/\1/p' "$work/console")
+    [ -n "$sum" ] || fail "the guest named no checksum"
 
-step "its export is clean and holds the file"
-silt export works "$work/works.raw"
-e2fsck -fn "$work/works.raw"
-[ "$(debugfs -R 'cat /root/random' "$work/works.raw" | sha256sum | cut -d' ' -f1)" = "$sum" ] ||
-    fail "the file in the export is not what the guest wrote"
-rm "$work/works.raw"
+    step "its export is clean and holds the file"
+    silt export "$volume" "$work/works.raw"
+    e2fsck -fn "$work/works.raw"
+    [ "$(debugfs -R 'cat /root/random' "$work/works.raw" | sha256sum | cut -d' ' -f1)" = "$sum" ] ||
+        fail "the file in the export is not what the guest wrote"
+    rm "$work/works.raw"
+}
 
-step "over FUSE, a guest does the same on a raw file"
-silt clone debian file
-serve_fuse "$work/file.img" "$SILT" --store "$work/store" serve file --fuse "$work/file.img"
-e2e/boot.sh --limit 60 --commands "$work/commands" -device virtio-blk-pci,drive=d0 \
-    -drive "file=$work/file.img,format=raw,if=none,id=d0,discard=unmap" | tee "$work/console"
-stop_server
-[ ! -e "$work/file.img" ] || fail "the file is still there"
-sum=$(sed -n 's/^sum \([0-9a-f]*\).*/\1/p' "$work/console")
-[ -n "$sum" ] || fail "the guest named no checksum"
-silt export file "$work/file.raw"
-e2fsck -fn "$work/file.raw"
-[ "$(debugfs -R 'cat /root/random' "$work/file.raw" | sha256sum | cut -d' ' -f1)" = "$sum" ] ||
-    fail "the file in the export is not what the guest wrote"
-rm "$work/file.raw"
-
-step "a guest is killed together with its server, between two syncs"
-cat >"$work/commands" <<'GUEST'
+# crashes EXPORT
+crashes() {
+    local volume=crashes-$1 guest tries crashed synced n
+    step "over $1 a guest is killed together with its server, between two syncs"
+    cat >"$work/commands" <<'GUEST'
 n=0
 while :; do
     n=$((n + 1))
@@ -104,25 +122,25 @@ while :; do
     echo "synced $n"
 done
 GUEST
-serve crashes
-boot_command crashes
-"${BOOT[@]}" >"$work/console" &
-guest=$!
-for ((tries = 0; tries < 600; tries++)); do
-    ! grep -q '^synced 5$' "$work/console" || break
-    kill -0 "$guest" || fail "the guest ended by itself"
-    sleep 0.1
-done
-crashed=$SERVER
-SERVER=
-kill -KILL "$crashed"
-kill -TERM "$guest" # Takes QEMU with it; the server is gone already.
-wait "$crashed" "$guest" || true
-synced=$(sed -n 's/^synced //p' "$work/console" | tail -n 1)
-[ "${synced:-0}" -ge 5 ] || fail "the guest synced nothing within a minute"
+    serve "$volume" "$1"
+    boot_command "$volume" "$1"
+    "${BOOT[@]}" >"$work/console" &
+    guest=$!
+    for ((tries = 0; tries < 600; tries++)); do
+        ! grep -q '^synced 5$' "$work/console" || break
+        kill -0 "$guest" || fail "the guest ended by itself"
+        sleep 0.1
+    done
+    crashed=$SERVER
+    SERVER=
+    kill -KILL "$crashed"
+    kill -TERM "$guest" # Takes QEMU with it; the server is gone already.
+    wait "$crashed" "$guest" || true
+    synced=$(sed -n 's/^synced //p' "$work/console" | tail -n 1)
+    [ "${synced:-0}" -ge 5 ] || fail "the guest synced nothing within a minute"
 
-step "served again, the disk holds all that was synced ($synced files)"
-cat >"$work/commands" <<GUEST
+    step "served again, the disk holds all that was synced ($synced files)"
+    cat >"$work/commands" <<GUEST
 set -e
 n=0
 while [ \$n -lt $synced ]; do
@@ -130,12 +148,57 @@ while [ \$n -lt $synced ]; do
     sha256sum -c /root/sum-\$n
 done
 GUEST
-serve crashes
-"${BOOT[@]}"
+    serve "$volume" "$1"
+    "${BOOT[@]}"
+    stop_server
+    silt export "$volume" "$work/crashes.raw"
+    e2fsck -fn "$work/crashes.raw"
+    silt verify
+}
+
+for export in nbd vhost-user fuse; do
+    works "$export"
+    crashes "$export"
+done
+
+step "over vhost-user a guest goes on when its server is killed and started again"
+cat >"$work/commands" <<'GUEST'
+set -e
+n=0
+while [ $n -lt 40 ]; do
+    n=$((n + 1))
+    dd if=/dev/urandom bs=64k count=4 conv=fsync status=none of=/root/file-$n
+    sha256sum /root/file-$n >/root/sum-$n
+    echo "synced $n"
+done
+echo 3 >/proc/sys/vm/drop_caches
+while [ $n -gt 0 ]; do
+    sha256sum -c /root/sum-$n
+    n=$((n - 1))
+done
+! dmesg | grep -i 'i/o error'
+GUEST
+serve goes-on vhost-user
+boot_command goes-on vhost-user
+"${BOOT[@]}" >"$work/console" &
+guest=$!
+for seen in 5 15; do
+    for ((tries = 0; tries < 600; tries++)); do
+        ! grep -q "^synced $seen\$" "$work/console" || break
+        kill -0 "$guest" || fail "the guest ended by itself"
+        sleep 0.1
+    done
+    killed=$SERVER
+    SERVER=
+    kill -KILL "$killed"
+    wait "$killed" || true
+    serve goes-on vhost-user
+done
+wait "$guest" || fail "the guest met an error"
 stop_server
-silt export crashes "$work/crashes.raw"
-e2fsck -fn "$work/crashes.raw"
-silt verify
+silt export goes-on "$work/goes-on.raw"
+e2fsck -fn "$work/goes-on.raw"
+rm "$work/goes-on.raw"
 
 step "a file system of silt's grows while it is mounted"
 silt export debian "$work/grows.raw"
