@@ -10,7 +10,9 @@ use crate::{
     servers::served_id,
     state::{must_be_in, state_above},
 };
-use silt_export::{Export, ExportAddress, Limited, Limits, Metered, SocketFile, StopSignal};
+use silt_export::{
+    Export, ExportAddress, Limited, Limits, Metered, SocketFile, StateSource, StopSignal,
+};
 use silt_format::state_of_disk;
 use silt_store::{Named, StorePaths};
 use silt_sys::durability::create_dir;
@@ -197,7 +199,7 @@ impl Prepared {
             Some(limited) => limited.clone(),
             None => volume.clone(),
         }));
-        let served = ServedDisk {
+        let served = Arc::new(ServedDisk {
             name: self.name,
             kind: self.kind,
             id: self.id,
@@ -211,7 +213,14 @@ impl Prepared {
             successor: Arc::clone(&successor),
             started_ns: now_ns(),
             samples: Samples::start(),
-        };
+        });
+        // Which has the exports: so they do not keep it.
+        let disk = Arc::downgrade(&served);
+        let state: StateSource = Arc::new(move || {
+            let disk = disk.upgrade().ok_or_else(|| Error::invalid("the disk is let go of"))?;
+            disk.settle().map(|id| id.to_string())
+        });
+        exports.iter().for_each(|export| export.tell_state(state.clone()));
         let control = ControlServer::start(self.control, served)?;
         ready(&Served { exports: addresses, geometry: volume.geometry() });
         let served = run_all(&exports, &device, stop);

@@ -175,7 +175,7 @@ impl ServedDisk {
     }
 
     /// The state, as it was when everything answered so far became durable.
-    fn settle(&self) -> Result<StateId> {
+    pub(crate) fn settle(&self) -> Result<StateId> {
         match &self.access {
             Access::Read(state) => Ok(*state),
             // Held, so that no snapshot comes between the mark and what is below it.

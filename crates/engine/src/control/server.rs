@@ -30,12 +30,12 @@ pub(crate) struct ControlServer {
 
 impl ControlServer {
     /// Answers whoever connects to `socket`.
-    pub(crate) fn start(socket: SocketFile, served: ServedDisk) -> Result<ControlServer> {
+    pub(crate) fn start(socket: SocketFile, served: Arc<ServedDisk>) -> Result<ControlServer> {
         let stop = StopSignal::new()?;
         let until = stop.clone();
         let thread = thread::Builder::new()
             .name("control".into())
-            .spawn(move || accept_until(&until, &socket, &Arc::new(served)))
+            .spawn(move || accept_until(&until, &socket, &served))
             .map_err(|error| Error::io("cannot start the thread that answers commands", error))?;
         Ok(ControlServer { stop, thread: Some(thread) })
     }

@@ -3,6 +3,7 @@
 use super::Running;
 use crate::device::{Odd, memory};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use silt_export::StateSource;
 use silt_sys::iobuf::{IoBuf, IoBufMut};
 use silt_testkit::{
     vhost_user_client::{
@@ -29,28 +30,22 @@ use vhost::{
 };
 use vm_memory::{Bytes as _, GuestAddress};
 
-/// A disk that grows, and that has a name for what it holds.
+/// A disk that grows.
 struct Growing {
     inner: MemoryDevice,
     size: AtomicU64,
-    state: Mutex<Option<String>>,
 }
 
 impl Growing {
-    fn new(state: Option<&str>) -> Arc<Growing> {
+    fn new() -> Arc<Growing> {
         let inner = MemoryDevice::new(vec![7; 1 << 20], false);
-        let state = Mutex::new(state.map(str::to_owned));
-        Arc::new(Growing { inner, size: AtomicU64::new(512 << 10), state })
+        Arc::new(Growing { inner, size: AtomicU64::new(512 << 10) })
     }
 }
 
 impl BlockDevice for Growing {
     fn geometry(&self) -> Geometry {
         Geometry { size_bytes: self.size.load(Ordering::Relaxed), read_only: false }
-    }
-
-    fn state_id(&self) -> Option<String> {
-        self.state.lock().unwrap().clone()
     }
 
     fn readv_at(&self, buf: IoBufMut<'_>, offset: u64) -> Result<()> {
@@ -92,19 +87,19 @@ impl VhostUserFrontendReqHandler for Monitor {
 
 #[test]
 fn a_monitor_is_told_that_the_disk_grew() {
-    let device = Growing::new(None);
+    let device = Growing::new();
     let running = Running::serve(device.clone());
     // Nobody to be told.
-    running.server.resized();
+    running.server.grown();
     let client = running.connect(Wishes::default());
-    running.server.resized();
+    running.server.grown();
     let monitor = Arc::new(Monitor::default());
     let mut channel = FrontendReqHandler::new(monitor.clone()).unwrap();
     client.lock_frontend().set_backend_request_fd(&Fd(channel.get_tx_raw_fd())).unwrap();
     assert!(client.ask(0, (request::IN, 2047), b"", 512).is_ok());
     device.size.store(1 << 20, Ordering::Relaxed);
     assert_eq!(client.geometry().size_bytes, 512 << 10);
-    running.server.resized();
+    running.server.grown();
     channel.handle_request().unwrap();
     assert_eq!(monitor.told.load(Ordering::Relaxed), 1);
     client.look_again().unwrap();
@@ -289,8 +284,12 @@ fn dirty_pages(log: &File) -> Vec<u64> {
 
 #[test]
 fn the_state_of_a_disk_goes_with_its_machine_and_fits_no_other() {
-    let device = Growing::new(Some("vm1 at 17"));
-    let running = Running::serve(device.clone());
+    let state = Arc::new(Mutex::new("vm1 at 17".to_owned()));
+    let source: StateSource = Arc::new({
+        let state = state.clone();
+        move || Ok(state.lock().unwrap().clone())
+    });
+    let running = Running::serve_in(Some(source), memory(1 << 20));
     let client = running.connect(Wishes::default());
     let transfer = |direction, bytes: Option<&[u8]>| {
         let (mut read, mut write) = std::io::pipe().unwrap();
@@ -322,7 +321,7 @@ fn the_state_of_a_disk_goes_with_its_machine_and_fits_no_other() {
     assert_eq!(transfer(load, Some(b"vm1 at 18")), b"refused");
     assert_eq!(transfer(load, Some(b"")), b"refused");
     assert_eq!(transfer(load, Some(&[b'x'; 5000])), b"refused");
-    *device.state.lock().unwrap() = Some("vm1 at 18".into());
+    *state.lock().unwrap() = "vm1 at 18".into();
     assert_eq!(transfer(load, Some(b"vm1 at 18")), b"good");
     let base = client.queue(0).next_available();
     client.start_queue(0, base).unwrap();

@@ -8,7 +8,7 @@ mod reconnect;
 mod stopping;
 
 use crate::device::memory;
-use silt_export::{Export, ExportAddress, StopSignal};
+use silt_export::{Export, ExportAddress, StateSource, StopSignal};
 use silt_sys::iobuf::{IoBuf, IoBufMut};
 use silt_testkit::{
     block_device::conformance,
@@ -30,10 +30,18 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn serve(device: Arc<dyn BlockDevice>) -> Running {
+        Running::serve_in(None, device)
+    }
+
+    /// A device whose state somebody tells.
+    pub(crate) fn serve_in(state: Option<StateSource>, device: Arc<dyn BlockDevice>) -> Running {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("vhost");
         let address = ExportAddress::VhostUser(socket.clone());
         let server: Arc<dyn Export> = Arc::from(address.bind().unwrap());
+        if let Some(state) = state {
+            server.tell_state(state);
+        }
         let stop = StopSignal::new().unwrap();
         let thread = std::thread::spawn({
             let (server, stop) = (server.clone(), stop.clone());
