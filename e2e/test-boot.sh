@@ -3,7 +3,7 @@
 #   1. it reads and writes, syncs, trims and powers off; the export is clean and holds what it wrote;
 #   2. server and guest are killed between two syncs; after a new serve and boot all that was synced is there.
 # Then
-#   3. a server is killed under a guest that goes on with the next one (vhost-user-blk);
+#   3. under a guest a server is ended and started again, and another takes over from it (vhost-user-blk);
 #   4. the file system of an image grows in a guest that has it mounted, by a factor of a hundred.
 # Quiet when all is well but for a line for each step. About half a minute once the Debian tree is there. Root is
 # needed, or sudo without a password, to make and to read the tree; without either it says so and tests nothing.
@@ -161,7 +161,7 @@ for export in nbd vhost-user fuse; do
     crashes "$export"
 done
 
-step "over vhost-user a guest goes on when its server is killed and started again"
+step "over vhost-user a guest goes on when its server is started again, and when another takes over"
 cat >"$work/commands" <<'GUEST'
 set -e
 n=0
@@ -182,18 +182,24 @@ serve goes-on vhost-user
 boot_command goes-on vhost-user
 "${BOOT[@]}" >"$work/console" &
 guest=$!
-for seen in 5 15; do
+# wait_until_synced N
+wait_until_synced() {
+    local tries
     for ((tries = 0; tries < 600; tries++)); do
-        ! grep -q "^synced $seen\$" "$work/console" || break
+        ! grep -q "^synced $1\$" "$work/console" || return 0
         kill -0 "$guest" || fail "the guest ended by itself"
         sleep 0.1
     done
-    killed=$SERVER
-    SERVER=
-    kill -KILL "$killed"
-    wait "$killed" || true
-    serve goes-on vhost-user
-done
+}
+wait_until_synced 5
+stop_server
+serve goes-on vhost-user
+wait_until_synced 15
+before=$SERVER
+setpriv --pdeathsig TERM "$SILT" --store "$work/store" serve goes-on --take-over &
+SERVER=$!
+at_exit end_server "$SERVER"
+wait "$before" || fail "the server that was taken over from did not end well"
 wait "$guest" || fail "the guest met an error"
 stop_server
 silt export goes-on "$work/goes-on.raw"

@@ -123,10 +123,12 @@ impl Server {
             });
             let mut fds = [PollFd::new(stop, PollFlags::IN), PollFd::new(&gone, PollFlags::IN)];
             let _ = retry_on_intr(|| poll(&mut fds, None));
-            // Whatever message is under way, it is not waited for.
-            let _ = shutdown(socket, Shutdown::Both);
+            // Whatever message is under way, it is not waited for. The monitor sees the end only when the last answer is
+            // given: it hears of no more once it has seen it.
+            let _ = shutdown(socket, Shutdown::Read);
             connection.join().unwrap_or_else(|_| Err(Error::internal("a connection panicked")))
         });
+        let _ = shutdown(socket, Shutdown::Both);
         self.clients.store(0, Ordering::Relaxed);
         served
     }
