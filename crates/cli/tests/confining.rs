@@ -80,6 +80,8 @@ fn a_killed_server_is_cleaned_up_after() {
     silt.ok(&["clone", "base", "vm"]);
     let server = silt.serve("vm", &[]);
     let socket = server.socket.clone();
+    // The broker hears of the socket when it is there already.
+    judge("nbdinfo", &["--size", &server.uri()].map(OsStr::new));
     server.kill();
     wait_for("the broker to clean up", || !socket.exists());
     let run = silt.store().join("run");
