@@ -9,7 +9,7 @@ use super::{
     input::Input,
     jobs::{Job, Task},
     limits::{
-        INPUT_BYTES, PAYLOAD_BYTES_MAX, READ_INLINE_BYTES_MAX, REPLY_BYTES,
+        AWAKE_TIME_MAX, INPUT_BYTES, PAYLOAD_BYTES_MAX, READ_INLINE_BYTES_MAX, REPLY_BYTES,
         WRITE_HANDOVER_BYTES_MAX,
     },
     link::Link,
@@ -22,6 +22,7 @@ use silt_types::BLOCK_SIZE_BYTES;
 use std::{
     io::{Error, ErrorKind, Result},
     sync::Arc,
+    time::Instant,
 };
 
 /// Serves a client until it leaves, breaks the protocol or is cut off; then everything it asked for was done, and
@@ -32,6 +33,7 @@ pub(super) fn serve(link: Arc<Link>, received: &[u8]) -> Option<Vec<u8>> {
         input: Input::new(RequestHeader::len_of(link.session.headers), received),
         replies: Replies::new(link.session.headers),
         workers: Workers::new(link.clone()),
+        waits_awake: false,
         link: link.clone(),
     };
     // Why a connection ended is the client's business: what it was owed is sent, the rest it sees for itself.
@@ -58,6 +60,8 @@ struct Connection {
     input: Input,
     replies: Replies,
     workers: Workers,
+    /// Whether its last request came soon.
+    waits_awake: bool,
 }
 
 impl Connection {
@@ -75,12 +79,32 @@ impl Connection {
                 }
             }
             self.send_replies()?;
-            if !self.link.wait_for_client()? {
-                return Ok(Ended::PassedOn);
+            match self.receive()? {
+                None => return Ok(Ended::PassedOn),
+                Some(0) => return Ok(Ended::ByClient),
+                Some(_) => (),
             }
-            if !self.input.receive(self.link.socket())? {
-                return Ok(Ended::ByClient);
+        }
+    }
+
+    /// Waits for the client; `None` if it is to be passed on. Who has always asked again at once is waited for awake for a moment:
+    /// a thread that sleeps takes longer to wake than most requests to be done.
+    fn receive(&mut self) -> Result<Option<usize>> {
+        let began = Instant::now();
+        loop {
+            if self.link.is_to_be_passed_on() {
+                return Ok(None);
             }
+            if let Some(received) = self.input.receive(self.link.socket())? {
+                self.waits_awake = began.elapsed() < AWAKE_TIME_MAX;
+                return Ok(Some(received));
+            }
+            if self.waits_awake && began.elapsed() < AWAKE_TIME_MAX {
+                std::thread::yield_now();
+                continue;
+            }
+            self.waits_awake = false;
+            self.link.wait_for_client()?;
         }
     }
 

@@ -48,13 +48,22 @@ impl Input {
         self.unread.start += len.min(self.unread.len());
     }
 
-    /// Waits for more bytes, for a header; false when the client has ended its side.
-    pub(super) fn receive(&mut self, socket: BorrowedFd<'_>) -> Result<bool> {
-        self.receive_at(socket, self.header_at)
+    /// Takes the bytes that are there, for a header; none when the client has ended its side, `None` when it has only not sent
+    /// any.
+    pub(super) fn receive(&mut self, socket: BorrowedFd<'_>) -> Result<Option<usize>> {
+        match self.receive_at(socket, self.header_at, RecvFlags::DONTWAIT) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+            received => received.map(Some),
+        }
     }
 
-    /// The same; `start` is where the buffer begins if it is empty.
-    fn receive_at(&mut self, socket: BorrowedFd<'_>, start: usize) -> Result<bool> {
+    /// `start` is where the buffer begins if it is empty.
+    fn receive_at(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        start: usize,
+        flags: RecvFlags,
+    ) -> Result<usize> {
         if self.unread.is_empty() {
             self.unread = start..start;
         } else if self.unread.end == self.bytes.len() {
@@ -62,9 +71,9 @@ impl Input {
             self.unread = start..start + self.unread.len();
         }
         let room = &mut self.bytes[self.unread.end..];
-        let (received, _) = retry_on_intr(|| recv(socket, &mut *room, RecvFlags::empty()))?;
+        let (received, _) = retry_on_intr(|| recv(socket, &mut *room, flags))?;
         self.unread.end += received;
-        Ok(received > 0)
+        Ok(received)
     }
 
     /// Waits until at least `len` bytes are unread; an error when the client ends before. `len` is at most
@@ -76,7 +85,7 @@ impl Input {
             self.unread = self.payload_at..self.payload_at + self.unread.len();
         }
         while self.unread.len() < len {
-            if !self.receive_at(socket, self.payload_at)? {
+            if self.receive_at(socket, self.payload_at, RecvFlags::empty())? == 0 {
                 return Err(Error::new(ErrorKind::UnexpectedEof, "the client left mid-request"));
             }
         }

@@ -31,6 +31,10 @@ pub(super) const BLOCK_BYTES_PREFERRED: u32 = silt_types::BLOCK_SIZE_BYTES as u3
 /// in pieces of this size.
 pub(super) const INPUT_BYTES: usize = 512 << 10;
 
+/// How long a client that has just asked is waited for awake. Beyond it the thread sleeps, and the next wait begins asleep: an idle
+/// client costs nothing.
+pub(super) const AWAKE_TIME_MAX: Duration = Duration::from_micros(50);
+
 /// Replies that are collected before they are sent: a queue of sixteen reads of 16 KiB.
 pub(super) const REPLY_BYTES: usize = 512 << 10;
 
@@ -83,6 +87,7 @@ mod tests {
             ("HANDSHAKE_BYTES_MAX", HANDSHAKE_BYTES_MAX.to_string()),
             ("PAYLOAD_BYTES_MAX", PAYLOAD_BYTES_MAX.to_string()),
             ("INPUT_BYTES", INPUT_BYTES.to_string()),
+            ("AWAKE_TIME_MAX", format!("{} us", AWAKE_TIME_MAX.as_micros())),
             ("REPLY_BYTES", REPLY_BYTES.to_string()),
             ("READ_INLINE_BYTES_MAX", READ_INLINE_BYTES_MAX.to_string()),
             ("WRITE_HANDOVER_BYTES_MAX", WRITE_HANDOVER_BYTES_MAX.to_string()),

@@ -44,12 +44,17 @@ impl Link {
         Link { socket, sending, broken, session, device, stop }
     }
 
-    /// Waits until the client has sent something or is gone, for between two requests. False if it is to be passed on now.
-    pub(super) fn wait_for_client(&self) -> Result<bool> {
+    /// Whether the client is to go on elsewhere after this request.
+    pub(super) fn is_to_be_passed_on(&self) -> bool {
+        self.stop.is_passing_on()
+    }
+
+    /// Waits until the client has sent something or is gone, or the server is to end.
+    pub(super) fn wait_for_client(&self) -> Result<()> {
         let mut fds =
             [PollFd::new(&*self.socket, PollFlags::IN), PollFd::new(&self.stop, PollFlags::IN)];
         retry_on_intr(|| poll(&mut fds, None))?;
-        Ok(!self.stop.is_passing_on())
+        Ok(())
     }
 
     /// The socket, for receiving: that is done by one thread alone.
