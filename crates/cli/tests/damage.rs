@@ -200,9 +200,8 @@ fn a_damaged_delta_keeps_no_other_from_being_sealed() {
         server.stop();
         silt.json(&["snapshot", &format!("{volume}@x")]);
     }
-    let frozen: Vec<_> = every_file_of(&silt.store()).unwrap();
-    let is_record = |path: &&PathBuf| path.file_name().is_some_and(|name| name == "map.log");
-    let record = frozen.iter().find(is_record).unwrap();
+    let records = silt.files_called("map.log");
+    let record = records.first().unwrap();
     flip_bit(record, 9, 1).unwrap();
     let message = silt.fails(7, &["seal"]);
     assert!(message.contains("map.log"), "{message}");
@@ -220,9 +219,8 @@ fn a_missing_delta_keeps_no_other_from_being_sealed() {
     let silt = Silt::new();
     silt.small_image("image");
     let deltas = || {
-        let all = every_file_of(&silt.store()).unwrap();
-        let maps = all.iter().filter(|path| path.file_name().is_some_and(|name| name == "map.log"));
-        maps.map(|path| path.parent().unwrap().to_owned()).collect::<Vec<_>>()
+        let maps = silt.files_called("map.log");
+        maps.iter().map(|path| path.parent().unwrap().to_owned()).collect::<Vec<_>>()
     };
     let mut missing = Vec::new();
     for volume in ["a", "b", "c"] {

@@ -4,7 +4,6 @@ use crate::{
     silt::{Silt, judge, pseudo_random, wait_for, wait_for_end},
     volumes::write,
 };
-use silt_testkit::fault::every_file_of;
 use std::{ffi::OsStr, fs::File};
 
 const GIB: u64 = 1 << 30;
@@ -148,8 +147,7 @@ fn a_longer_clone_goes_on_from_what_is_left_of_its_history() {
         silt.json(&["snapshot", snapshot]);
     }
     // Nobody can seal the deltas while this test has their locks.
-    let maps = every_file_of(&silt.store()).unwrap();
-    let maps = maps.iter().filter(|path| path.file_name().is_some_and(|name| name == "map.log"));
+    let maps = silt.files_called("map.log").into_iter();
     let locks: Vec<_> = maps.map(|path| File::open(path.parent().unwrap()).unwrap()).collect();
     locks.iter().for_each(|lock| lock.lock().unwrap());
     let mut clone = silt.command(&["clone", "vm", "longer", "--size", "1G"]).spawn().unwrap();

@@ -2,6 +2,7 @@
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use silt_testkit::fault::every_file_of;
 use std::{
     ffi::OsStr,
     fs::{self, Permissions},
@@ -52,6 +53,13 @@ impl Silt {
     /// A path in the test's folder.
     pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// Every file of the store with this name.
+    pub(crate) fn files_called(&self, name: &str) -> Vec<PathBuf> {
+        let mut files = every_file_of(&self.store()).unwrap();
+        files.retain(|path| path.file_name().is_some_and(|found| found == name));
+        files
     }
 
     pub(crate) fn store(&self) -> PathBuf {

@@ -5,6 +5,7 @@
 //! every length before they allocate and answer `Corrupt` or `Unsupported`, never a panic.
 
 mod delta_log;
+mod delta_note;
 mod file_header;
 mod layout;
 mod map_node;
@@ -21,6 +22,7 @@ pub use delta_log::{
     DELTA_LOG_MAGIC, DELTA_LOG_VERSION, DELTA_SECTOR_LEN, DeltaLogHeader, DeltaLogState,
     DeltaRecord,
 };
+pub use delta_note::DeltaNotes;
 pub use file_header::{Features, FileHeader};
 pub use layout::{Field, Record};
 pub use map_node::{

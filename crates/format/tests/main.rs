@@ -6,7 +6,7 @@
 use silt_format as f;
 use std::{fs, path::PathBuf};
 
-const RECORDS: [f::Record; 10] = [
+const RECORDS: [f::Record; 11] = [
     f::FileHeader::RECORD,
     f::StoreFile::RECORD,
     f::CommitSlot::RECORD,
@@ -17,6 +17,7 @@ const RECORDS: [f::Record; 10] = [
     f::VolumeHeader::RECORD,
     f::DeltaLogHeader::RECORD,
     f::DeltaRecord::RECORD,
+    f::DeltaNotes::RECORD,
 ];
 
 fn document() -> String {

@@ -9,7 +9,7 @@ mod seal;
 mod volume;
 
 pub use compare::{DifferingBlocks, VolumePair};
-pub use delta::{Delta, DeltaReader, DeltaRun, DeltaRuns, Space, WriteMark};
+pub use delta::{BOOT_NOTES, Delta, DeltaReader, DeltaRun, DeltaRuns, Space, WriteMark};
 pub use device::{BlockDevice, BlockStatus, Geometry, MemoryDevice};
 pub use folder::{VolumeLock, read_volume_header, write_volume_header};
 pub use map::{

@@ -77,12 +77,6 @@ impl Scene {
         }
     }
 
-    /// Kills a server, and with it what was not flushed.
-    fn kill(&mut self, served: Served) {
-        served.kill();
-        self.history.lost_from(self.flushed);
-    }
-
     /// Ends a server, which makes everything durable.
     fn end(&mut self, served: Served) {
         let answer = served.terminate();
@@ -109,7 +103,7 @@ impl Life {
         scene.end(served);
         let served = scene.serve();
         scene.ask(&served, &SECOND_ROUND, false);
-        scene.kill(served);
+        served.kill();
         let served = scene.serve();
         scene.ask(&served, &ROUND, true);
         scene.ask(&served, &SECOND_ROUND[1..], false);

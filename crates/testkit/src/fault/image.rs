@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs::{self, File},
     hash::{DefaultHasher, Hash as _, Hasher as _},
     os::unix::fs::{self as unix, MetadataExt as _, PermissionsExt as _},
@@ -77,6 +77,15 @@ impl Image {
             }
         }
         Ok(image)
+    }
+
+    /// Takes every file of this name out.
+    pub(super) fn forget(&mut self, name: &str) {
+        for node in self.nodes.values_mut() {
+            if let Body::Dir(entries) = &mut node.body {
+                entries.remove(OsStr::new(name));
+            }
+        }
     }
 
     /// Lays everything out below `into`, which is made where it is missing and must be empty.

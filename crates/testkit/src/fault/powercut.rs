@@ -18,6 +18,7 @@ use std::{
 };
 
 use silt_types::{Error, Result};
+use silt_volume::BOOT_NOTES;
 
 use super::{
     image::{Body, Image},
@@ -42,7 +43,7 @@ pub struct Recording {
 /// Which unpromised changes survive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// All: what `kill -9` leaves.
+    /// All: what `kill -9` leaves. The others begin another boot: notes of the one before count for nothing, and are left out.
     Kept,
     /// None.
     Lost,
@@ -196,6 +197,9 @@ impl Recording {
             if let Some(node) = image.nodes.get_mut(&file) {
                 node.body = Body::File(Arc::new(disk.left()));
             }
+        }
+        if cut.choice != Choice::Kept {
+            image.forget(BOOT_NOTES);
         }
         PowerState { recording: self, cut, image }
     }

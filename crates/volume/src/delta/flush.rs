@@ -57,7 +57,9 @@ impl Delta {
     pub fn close(&self) -> Result<()> {
         self.flush()?;
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        log.close().map_err(|error| self.poison(error))
+        log.close().map_err(|error| self.poison(error))?;
+        self.members.write().unwrap_or_else(PoisonError::into_inner).notes.end();
+        Ok(())
     }
 
     /// Closes the delta for good: from now on it is only read.
@@ -79,11 +81,17 @@ impl Delta {
             LogChange { joined, all }
         };
         self.segments.sync()?;
-        log.apply(change)
+        log.apply(change)?;
+        let mut members = self.members.write().unwrap_or_else(PoisonError::into_inner);
+        if members.unlogged.is_empty() {
+            members.notes.begin_anew();
+        }
+        Ok(())
     }
 
     pub(super) fn poison(&self, error: Error) -> Error {
         let _ = self.poison.set(error.chain());
+        self.members.write().unwrap_or_else(PoisonError::into_inner).notes.give_up();
         self.segments.forget_cached();
         error
     }

@@ -2,7 +2,8 @@
 //! they are.
 //!
 //! A delta is a folder: `data.000` and following hold the blocks where the disk has them ([`data`]), `map.log` says which
-//! blocks count ([`log`]). Not for: what a block was before, nor partial blocks of the disk; that is the volume's.
+//! blocks count ([`log`]), and `map.boot` which are not recorded yet ([`notes`]). Not for: what a block was before, nor
+//! partial blocks of the disk; that is the volume's.
 //!
 //! Invariants: a block that joined stays in, so a zeroed block hides what lay below it for ever; its record becomes
 //! durable only after its data; a failed sync poisons the delta. Explained in `docs/internals/delta.md`.
@@ -12,6 +13,7 @@ mod flush;
 mod lock;
 mod log;
 mod mark;
+mod notes;
 mod reader;
 
 #[cfg(test)]
@@ -19,6 +21,7 @@ mod tests;
 
 pub use data::Space;
 pub use mark::WriteMark;
+pub use notes::BOOT_NOTES;
 pub use reader::{DeltaReader, DeltaRun, DeltaRuns};
 
 use data::Segments;
@@ -26,6 +29,7 @@ use flush::FlushGate;
 use lock::FolderLock;
 use log::Log;
 use mark::Marking;
+use notes::Notes;
 use roaring::RoaringBitmap;
 use silt_sys::{
     durability,
@@ -40,8 +44,9 @@ use std::{
 
 /// A delta open for writing; at most one at a time, enforced by a lock on its folder that dies with its holder.
 ///
-/// Every method may be called from many threads at once. Dropping it without [`Delta::close`] is what a crash is: what
-/// was flushed is there.
+/// Every method may be called from many threads at once. Dropping it without [`Delta::close`] is what the end of a process
+/// is: all that was answered is there when it is opened again, as long as the machine runs; after a crash of the machine,
+/// all that was flushed.
 pub struct Delta {
     id: DeltaId,
     size_bytes: u64,
@@ -54,11 +59,12 @@ pub struct Delta {
     _lock: FolderLock,
 }
 
-#[derive(Default)]
 struct Members {
     all: RoaringBitmap,
     /// Those that joined since the last flush took them to the log.
     unlogged: RoaringBitmap,
+    /// Has at least those.
+    notes: Notes,
 }
 
 impl Delta {
@@ -72,19 +78,34 @@ impl Delta {
         let lock = FolderLock::acquire(dir)?;
         let log = Log::create(dir, id, size_bytes)?;
         durability::sync_dir(dir)?;
-        Delta::assemble(dir, log, RoaringBitmap::new(), lock)
+        let notes = Notes::begin(dir, id);
+        Delta::assemble(dir, log, RoaringBitmap::new(), (notes, RoaringBitmap::new()), lock)
     }
 
-    /// Opens a delta and cuts off what a crash left of an append that was never answered. `Busy` if another process has
-    /// it, `Corrupt`, naming file and sector, if its record is damaged or shorter than it was.
+    /// Opens a delta, with everything that was answered if its last process was killed in this boot, and cuts off what a
+    /// crash left of an append that was never answered. `Busy` if another process has it, `Corrupt`, naming file and sector,
+    /// if its record is damaged or shorter than it was.
     pub fn open(dir: &Path) -> Result<Delta> {
         let lock = FolderLock::acquire(dir)?;
         let (log, members) = Log::open(dir)?;
-        Delta::assemble(dir, log, members, lock)
+        let id = log.header().id;
+        let noted = match log.is_closed() {
+            true => (Notes::begin(dir, id), RoaringBitmap::new()),
+            false => Notes::go_on(dir, id, log.header().size_bytes)?,
+        };
+        Delta::assemble(dir, log, members, noted, lock)
     }
 
-    fn assemble(dir: &Path, log: Log, all: RoaringBitmap, lock: FolderLock) -> Result<Delta> {
+    fn assemble(
+        dir: &Path,
+        log: Log,
+        logged: RoaringBitmap,
+        (notes, noted): (Notes, RoaringBitmap),
+        lock: FolderLock,
+    ) -> Result<Delta> {
         let (id, size_bytes) = (log.header().id, log.header().size_bytes);
+        let unlogged = noted - &logged;
+        let all = logged | &unlogged;
         let segments = Segments::open_writable(dir, size_bytes, &all)?;
         if !log.is_closed() {
             segments.forget_cached();
@@ -93,7 +114,7 @@ impl Delta {
             id,
             size_bytes,
             segments: Arc::new(segments),
-            members: RwLock::new(Members { all, ..Members::default() }),
+            members: RwLock::new(Members { all, unlogged, notes }),
             marking: Marking::of(&log),
             log: Mutex::new(log),
             flushes: FlushGate::default(),
@@ -160,8 +181,7 @@ impl Delta {
         self.begin_writing()?;
         let range = BlockRange { start: first_block, len: buf.len() as u64 / BLOCK_SIZE_BYTES };
         self.segments.write_at(buf, first_block * BLOCK_SIZE_BYTES)?;
-        self.join(range);
-        Ok(())
+        self.join(range)
     }
 
     /// Makes whole blocks zero, which then are in, and gives their space back or keeps it.
@@ -172,20 +192,31 @@ impl Delta {
         self.begin_writing()?;
         let len_bytes = range.len * BLOCK_SIZE_BYTES;
         self.segments.zero(range.start * BLOCK_SIZE_BYTES, len_bytes, space)?;
-        self.join(range);
-        Ok(())
+        self.join(range)
     }
 
-    /// Lets blocks join whose data is written.
-    fn join(&self, range: BlockRange) {
-        let Some(range) = inclusive(range) else { return };
+    /// Lets blocks join whose data is written. Where there is no space for a note any more, the log takes what was noted.
+    fn join(&self, run: BlockRange) -> Result<()> {
+        let Some(range) = inclusive(run) else { return Ok(()) };
         if self.members().blocks.all.contains_range(range.clone()) {
-            return;
+            return Ok(());
         }
+        match self.join_noted(run, range.clone()) {
+            Err(error) if error.kind() == ErrorKind::NoSpace => {
+                self.flush()?;
+                self.join_noted(run, range)
+            }
+            other => other,
+        }
+    }
+
+    fn join_noted(&self, run: BlockRange, range: RangeInclusive<u32>) -> Result<()> {
         let mut members = self.members.write().unwrap_or_else(PoisonError::into_inner);
+        members.notes.note(run)?;
         members.all.insert_range(range.clone());
         // Blocks that were in before are recorded twice then, which is harmless and keeps the runs few.
         members.unlogged.insert_range(range);
+        Ok(())
     }
 
     fn usable(&self) -> Result<()> {

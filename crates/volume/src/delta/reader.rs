@@ -3,7 +3,7 @@
 use super::{
     WriteMark, contains,
     data::{Segments, SpaceRun},
-    log,
+    log, notes,
 };
 use roaring::{RoaringBitmap, bitmap};
 use silt_format::DeltaLogState;
@@ -30,14 +30,18 @@ pub struct DeltaRun {
 }
 
 impl DeltaReader {
-    /// Opens a delta and changes nothing in it. What a crash left of an append that was never answered is passed over;
+    /// Opens a delta and changes nothing in it. Has everything that was answered if its last process was killed in this
+    /// boot. What a crash left of an append that was never answered is passed over;
     /// `Corrupt`, naming file and sector, if the record is damaged or shorter than it was. A delta that is being written
     /// meanwhile may seem so.
     pub fn open(dir: &Path) -> Result<DeltaReader> {
-        let (header, members) = log::load(dir)?;
+        let (header, mut members) = log::load(dir)?;
+        let was_closed = matches!(header.state, DeltaLogState::Closed { .. });
+        if !was_closed {
+            members |= notes::load(dir, header.id, header.size_bytes)?;
+        }
         let segments = Segments::open_readable(dir, header.size_bytes, &members)?;
         let mark = WriteMark { delta: header.id, generation: header.write_generation };
-        let was_closed = matches!(header.state, DeltaLogState::Closed { .. });
         let delta = DeltaReader::new(mark, header.size_bytes, Arc::new(segments), members);
         Ok(DeltaReader { was_closed, ..delta })
     }
