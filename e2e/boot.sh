@@ -88,8 +88,13 @@ cp "$commands" "$work/commands"
 } >"$work/initrd.cpio"
 initrd=$work/initrd.cpio
 
-# Everything the machine says is kept; from its first word on it is shown as it comes.
-exec 4> >(tee "$work/console" | sed -un -e 's/\r//g' -e '/^guest: ready/,/^guest: exit/p')
+# Everything the machine says is kept; from its first word on it is shown as it comes. A machine that is restored goes on
+# in the middle.
+case " $* " in
+*" -incoming "*) first=1 ;;
+*) first='/^guest: ready/' ;;
+esac
+exec 4> >(tee "$work/console" | sed -un -e 's/\r//g' -e "$first,/^guest: exit/p")
 shown=$!
 machine "$accel" "$limit" "" "$@" >&4 4>&- 2>"$work/qemu" &
 running=$!

@@ -1,5 +1,6 @@
 //! Any request from the kernel, with any numbers in it: the server must answer, never panic, and answer the next one. The first
-//! byte says which operation; what the kernel counts itself, the length of a message and of a write's data, is right.
+//! byte says which operation. What the kernel itself counts or puts in order is right: the length of a message and of a write's
+//! data, and times, which it keeps within what it can count (`timestamp_truncate`; fuser panics beyond that).
 
 #![no_main]
 
@@ -15,6 +16,7 @@ use std::{
 };
 
 const GETATTR: u32 = 3;
+const SETATTR: u32 = 4;
 const WRITE: u32 = 16;
 const INIT: u32 = 26;
 /// Those that end the connection, carry data that the kernel has counted, or have no answer.
@@ -54,6 +56,16 @@ fn ask(kernel: &OwnedFd, message: &[u8]) -> i32 {
     i32::from_ne_bytes([reply[4], reply[5], reply[6], reply[7]])
 }
 
+/// The nanoseconds of a time are less than a second, and there are none at either end of all times.
+fn put_in_order(arguments: &mut [u8], seconds_at: usize, nanoseconds_at: usize) {
+    let seconds = i64::from_ne_bytes(arguments[seconds_at..][..8].try_into().expect("eight"));
+    let nanoseconds = &mut arguments[nanoseconds_at..][..4];
+    let given = u32::from_ne_bytes((&*nanoseconds).try_into().expect("four"));
+    let is_last = seconds == i64::MIN || seconds == i64::MAX;
+    let kept = if is_last { 0 } else { given % 1_000_000_000 };
+    nanoseconds.copy_from_slice(&kept.to_ne_bytes());
+}
+
 fuzz_target!(|data: &[u8]| {
     let Some((operation, arguments)) = data.split_first() else { return };
     let operation = u32::from(operation % 54);
@@ -64,6 +76,9 @@ fuzz_target!(|data: &[u8]| {
     if operation == WRITE && arguments.len() >= 40 {
         let len = arguments.len() as u32 - 40;
         arguments[16..20].copy_from_slice(&len.to_ne_bytes());
+    }
+    if operation == SETATTR && arguments.len() >= 72 {
+        (0..3).for_each(|time| put_in_order(&mut arguments, 32 + 8 * time, 56 + 4 * time));
     }
     assert_ne!(ask(&KERNEL, &message(operation, 1, &arguments)), -5, "the server failed");
     assert_eq!(ask(&KERNEL, &message(GETATTR, 1, &[0; 16])), 0);
