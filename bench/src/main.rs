@@ -1,4 +1,4 @@
-//! Siltstone beside its peers: builds, dedup, export, clones and NBD, on the same input, in turn.
+//! Siltstone beside its peers: builds, dedup, export, clones and served disks, on the same input, in turn.
 //!
 //! `bench/run.sh [SECTION]...` installs the peers, builds both programs and starts this. Every figure is a
 //! median of runs that took turns (ours, theirs, ours, theirs), with a warm page cache. Nothing here
@@ -26,6 +26,7 @@ mod snapshot;
 mod table;
 mod theory;
 mod trees;
+mod vhost;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -36,7 +37,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 /// A section measures and returns its tables.
 type Section = fn(&Bench) -> Result<Vec<table::Table>>;
 
-const SECTIONS: [(&str, Section); 15] = [
+const SECTIONS: [(&str, Section); 16] = [
     ("build", build::against_mke2fs),
     ("compression", build::compression_levels),
     ("codecs", codecs::run),
@@ -46,6 +47,7 @@ const SECTIONS: [(&str, Section); 15] = [
     ("clone", clone::run),
     ("nbd", nbd::run),
     ("fuse", fuse::run),
+    ("vhost", vhost::run),
     ("boot", boot::run),
     ("servers", servers::run),
     ("fork", fork::run),

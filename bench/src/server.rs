@@ -17,14 +17,29 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts it, and waits until it answers on its socket.
+    /// Starts an NBD server, and waits until it answers on its socket.
     pub fn start(command: &mut Command, socket: PathBuf) -> Result<Self> {
+        let is_there =
+            |server: &Self| output(&mut program("nbdinfo", ["--size", &server.uri()])).is_ok();
+        Self::start_until(command, socket, is_there)
+    }
+
+    /// Starts a server of another kind, and waits until its socket is there.
+    pub fn start_listening(command: &mut Command, socket: PathBuf) -> Result<Self> {
+        Self::start_until(command, socket, |server| server.socket.exists())
+    }
+
+    fn start_until(
+        command: &mut Command,
+        socket: PathBuf,
+        is_there: fn(&Self) -> bool,
+    ) -> Result<Self> {
         let log = std::fs::File::create(socket.with_extension("log"))?;
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
         let mut server =
             Self { child: child.map_err(|error| format!("{command:?}: {error}"))?, socket };
         let start = Instant::now();
-        while output(&mut program("nbdinfo", ["--size", &server.uri()])).is_err() {
+        while !is_there(&server) {
             if let Some(status) = server.child.try_wait()? {
                 let said = std::fs::read_to_string(server.socket.with_extension("log"))?;
                 return Err(format!("{command:?} ended with {status}: {said}").into());
@@ -35,6 +50,11 @@ impl Server {
             std::thread::sleep(Duration::from_millis(50));
         }
         Ok(server)
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// Processor time that it has taken, in seconds.
