@@ -35,6 +35,9 @@ pub(super) const READ_INLINE_BYTES_MAX: u64 = 256 << 10;
 /// Whole-block writes up to this length are done on the queue's own thread.
 pub(super) const WRITE_INLINE_BYTES_MAX: u64 = 256 << 10;
 
+/// The same for both while the queue has nothing else to do: nobody waits behind it, and a worker would only have to be woken.
+pub(super) const ALONE_INLINE_BYTES_MAX: u64 = 1 << 20;
+
 /// Threads of a queue for requests that may wait.
 pub(super) const WORKERS_MAX: usize = 4;
 
@@ -73,6 +76,7 @@ mod tests {
             ("MEMORY_SLOTS_MAX", MEMORY_SLOTS_MAX.to_string()),
             ("READ_INLINE_BYTES_MAX", READ_INLINE_BYTES_MAX.to_string()),
             ("WRITE_INLINE_BYTES_MAX", WRITE_INLINE_BYTES_MAX.to_string()),
+            ("ALONE_INLINE_BYTES_MAX", ALONE_INLINE_BYTES_MAX.to_string()),
             ("WORKERS_MAX", WORKERS_MAX.to_string()),
             ("JOBS_MAX", JOBS_MAX.to_string()),
             ("UNTOLD_MAX", UNTOLD_MAX.to_string()),

@@ -10,7 +10,7 @@ use super::{
     dirty_log::DirtyLog,
     inflight::InflightQueue,
     jobs::{Job, Task},
-    limits::{READ_INLINE_BYTES_MAX, UNTOLD_MAX, WRITE_INLINE_BYTES_MAX},
+    limits::{ALONE_INLINE_BYTES_MAX, READ_INLINE_BYTES_MAX, UNTOLD_MAX, WRITE_INLINE_BYTES_MAX},
     memory::{GuestMemory, Refused},
     pending::{Pending, Shared},
     request::{Request, Status, parse},
@@ -192,7 +192,7 @@ impl<'scope, 'env, 'q: 'scope, 'm: 'scope> QueueThread<'scope, 'env, 'q, 'm> {
 
     /// Does a read if that is quick.
     fn read_inline(&mut self, offset: u64) -> Option<Status> {
-        if total_len(&self.chain.writable) > READ_INLINE_BYTES_MAX {
+        if !self.is_quick(total_len(&self.chain.writable), READ_INLINE_BYTES_MAX) {
             return None;
         }
         match self.shared.device.read_hot(IoBufMut::from(&self.pieces[..]), offset) {
@@ -206,11 +206,21 @@ impl<'scope, 'env, 'q: 'scope, 'm: 'scope> QueueThread<'scope, 'env, 'q, 'm> {
         let len = total_len(&self.chain.readable);
         let is_whole_blocks =
             offset.is_multiple_of(BLOCK_SIZE_BYTES) && len.is_multiple_of(BLOCK_SIZE_BYTES);
-        if !is_whole_blocks || len > WRITE_INLINE_BYTES_MAX || self.writes_through() {
+        let may_wait = !is_whole_blocks || self.writes_through() || self.shared.device.must_wait();
+        if may_wait || !self.is_quick(len, WRITE_INLINE_BYTES_MAX) {
             return None;
         }
         let written = self.shared.device.writev_at(IoBuf::from(&self.pieces[..]), offset);
         Some(Status::from(&written))
+    }
+
+    /// Whether a request of this length holds nobody up: it is short, or there is no other.
+    fn is_quick(&self, len: u64, usual_max: u64) -> bool {
+        let is_alone = || {
+            let has_more = self.shared.ring().has_more();
+            has_more == Ok(false) && self.workers.are_idle()
+        };
+        len <= usual_max || (len <= ALONE_INLINE_BYTES_MAX && is_alone())
     }
 
     /// A guest that cannot flush must find everything durable that is answered.

@@ -116,6 +116,12 @@ impl<'m> Ring<'m> {
         Ok(Some(head))
     }
 
+    /// Whether [`Ring::take`] has one now.
+    pub(super) fn has_more(&self) -> Result<bool, Broken> {
+        let end = self.queue.avail_idx(self.memory, Ordering::Acquire)?;
+        Ok(!self.left_over.is_empty() || end.0 != self.queue.next_avail())
+    }
+
     /// Answers a request that was taken: the guest's memory has `len` bytes more.
     pub(super) fn answer(&mut self, head: u16, len: u32) -> Result<(), Broken> {
         if let Some(inflight) = &self.inflight {

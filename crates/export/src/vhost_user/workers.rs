@@ -53,6 +53,11 @@ impl<'scope, 'env, 'q: 'scope, 'm: 'scope> Workers<'scope, 'env, 'q, 'm> {
         self.jobs.lock().is_full()
     }
 
+    /// Whether no job waits or runs.
+    pub(super) fn are_idle(&self) -> bool {
+        self.jobs.lock().is_empty()
+    }
+
     /// Takes on a job; waits while too many wait or run. Where no thread can be had at all, it is done on this one.
     pub(super) fn submit(&mut self, job: Job<'q, 'm>) {
         let mut state = self.jobs.lock();
@@ -146,6 +151,10 @@ fn is_flush(job: &Job<'_, '_>) -> bool {
 }
 
 impl State<'_, '_> {
+    fn is_empty(&self) -> bool {
+        self.waiting.len() + self.running == 0
+    }
+
     fn is_full(&self) -> bool {
         self.waiting.len() + self.running >= JOBS_MAX
     }

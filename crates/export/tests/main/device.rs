@@ -18,6 +18,8 @@ pub(crate) struct Odd {
     pub(crate) inner: MemoryDevice,
     /// Reads are never hot, so that workers do them.
     pub(crate) is_cold: AtomicBool,
+    /// Whoever asks is told to wait.
+    pub(crate) is_over_limit: AtomicBool,
     /// Every operation fails like this.
     pub(crate) failure: Mutex<Option<ErrorKind>>,
     /// Every operation panics.
@@ -33,6 +35,7 @@ impl Odd {
         Arc::new(Odd {
             inner: MemoryDevice::new(vec![7; size], read_only),
             is_cold: AtomicBool::new(false),
+            is_over_limit: AtomicBool::new(false),
             failure: Mutex::new(None),
             panics: AtomicBool::new(false),
             gate: Gate::default(),
@@ -75,6 +78,10 @@ impl BlockDevice for Odd {
         }
         self.ends()?;
         self.inner.read_hot(buf, offset)
+    }
+
+    fn must_wait(&self) -> bool {
+        self.is_over_limit.load(Ordering::Relaxed)
     }
 
     fn writev_at(&self, buf: IoBuf<'_>, offset: u64) -> Result<()> {

@@ -6,6 +6,7 @@ mod fuzz;
 mod hostile;
 mod reconnect;
 mod stopping;
+mod waiting;
 
 use crate::device::memory;
 use silt_export::{Export, ExportAddress, StateSource, StopSignal};
