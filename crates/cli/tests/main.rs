@@ -26,5 +26,6 @@ mod space_in_time;
 mod states;
 mod survey;
 mod taking_over;
+mod taking_over_files;
 mod together;
 mod volumes;

@@ -10,7 +10,7 @@ use std::{
     thread,
 };
 
-fn with_volume() -> Silt {
+pub(crate) fn with_volume() -> Silt {
     let silt = Silt::new();
     silt.small_image("image");
     silt.json(&["clone", "image", "vm"]);
@@ -18,7 +18,7 @@ fn with_volume() -> Silt {
 }
 
 /// Starts the next server and waits until it is the one.
-fn take_over(silt: &Silt, options: &[&str]) -> Child {
+pub(crate) fn take_over(silt: &Silt, options: &[&str]) -> Child {
     let mut command = silt.command(&[&["serve", "vm", "--take-over"], options].concat());
     let child = command.stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().unwrap();
     wait_for("the next server", || {

@@ -248,7 +248,7 @@ fn pass_on(
     successor: &UnixStream,
 ) -> Result<()> {
     if let Some(broker) = broker {
-        broker.leave_sockets()?;
+        broker.leave_exports()?;
     }
     let passed = exports.iter().filter_map(|export| Some((export.address(), export.passed_on()?)));
     send_passed(successor, passed.collect())

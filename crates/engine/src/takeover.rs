@@ -1,7 +1,7 @@
 //! A new server under the clients of an old one, which ends: a new binary, or other options, without anybody noticing.
 //!
 //! The old server ends each connection between two requests, flushes, lets go of the disk and of its lock, and only then
-//! passes on sockets; the new one opens the disk with those in its hands. Meanwhile clients wait. If the new one fails then,
+//! passes on sockets and mounts; the new one opens the disk with those in its hands. Meanwhile clients wait. If the new one fails then,
 //! they are cut, and everything they were answered is durable.
 
 use crate::{
@@ -39,22 +39,27 @@ impl Engine {
             }
         };
         let about = format!("cannot take {name} over from process {}", status.pid);
-        let server = ControlClient::connect_in(&folder, about)?;
+        let server = ControlClient::connect_in(&folder, about.clone())?;
         let server = server.ok_or_else(|| {
             Error::new(ErrorKind::NotFound, format!("nobody serves {name} any more"))
         })?;
         let passed = receive_passed(&server.take_over()?)?;
+        if passed.is_empty() {
+            let message = format!("{about}: nobody could reach it any more");
+            return Err(Error::new(ErrorKind::Io, message));
+        }
+        // Before anything that may fail: dropped, they take with them what nobody answers for any more.
+        let exports = passed.into_iter().map(|(address, passed)| address.take_over(passed));
+        let exports = exports.collect::<Result<Vec<_>>>()?;
         let serving = Serving {
             name: name.clone(),
-            exports: passed.iter().map(|(address, _)| address.clone()).collect(),
+            exports: exports.iter().map(|export| export.address()).collect(),
             read_only: status.read_only,
             limits: taking.limits,
             expect: None,
         };
         let opened = self.open_to_serve(&serving)?;
-        let bind =
-            || passed.into_iter().map(|(address, passed)| address.take_over(passed)).collect();
-        let prepared = self.prepare_opened(&serving, opened, bind)?;
+        let prepared = self.prepare_opened(&serving, opened, || Ok(exports))?;
         Ok((serving, prepared))
     }
 }

@@ -32,25 +32,26 @@ impl ExportAddress {
     }
 
     /// Makes the export of what another server of the same address passed on; clients do not notice. `Invalid` if it cannot be
-    /// made of that, `Unsupported` for a protocol whose clients cannot be passed on.
+    /// made of that.
     pub fn take_over(&self, passed: PassedOn) -> Result<Box<dyn Export>> {
         match self {
             ExportAddress::Nbd(listen) => Ok(Box::new(nbd::Server::take_over(listen, passed)?)),
             ExportAddress::VhostUser(path) => {
                 Ok(Box::new(vhost_user::Server::take_over(path, passed)?))
             }
-            ExportAddress::Fuse(file) => {
-                let path = file.path.display();
-                let message = format!("the mount at {path} cannot be taken over: stop its server");
-                Err(Error::new(ErrorKind::Unsupported, message))
-            }
+            ExportAddress::Fuse(file) => Ok(Box::new(fuse::Server::take_over(file, passed)?)),
         }
     }
 
-    /// The address that [`ExportAddress::protocol`] and its display name. `Unsupported` for another protocol.
+    /// The address that [`ExportAddress::protocol`] and its display name, for the next server of what is there: whom a file is
+    /// for is not in it. `Unsupported` for another protocol.
     pub fn parse(protocol: &str, address: &str) -> Result<ExportAddress> {
         match protocol {
             "nbd" => address.parse().map(ExportAddress::Nbd),
+            "fuse" => Ok(ExportAddress::Fuse(fuse::FileAddress {
+                path: address.into(),
+                access: fuse::Access::default(),
+            })),
             "vhost-user" => Ok(ExportAddress::VhostUser(address.into())),
             _ => {
                 let message = format!("nothing is known of the protocol {protocol:?}");
@@ -89,7 +90,7 @@ pub type StateSource = Arc<dyn Fn() -> Result<String> + Send + Sync>;
 pub struct PassedOn {
     /// What is to be known of the descriptors, for the protocol's own server.
     pub words: String,
-    /// The listening socket first.
+    /// The listening socket first, or the connection to the kernel.
     pub descriptors: Vec<OwnedFd>,
 }
 

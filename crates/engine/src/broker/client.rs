@@ -47,13 +47,13 @@ impl Broker {
         Ok(())
     }
 
-    /// Sockets that this process made stay when it has ended: another one goes on with them.
-    pub(crate) fn leave_sockets(&self) -> Result<()> {
-        self.send(&Request::LeaveSockets)
+    /// Sockets and mounts that this process made stay when it has ended: another one goes on with them.
+    pub(crate) fn leave_exports(&self) -> Result<()> {
+        self.send(&Request::Leave)
     }
 
     /// Waits until the broker has the store open; from now on it takes nothing from this process but look-ups, and wishes for
-    /// what it has been told of: to undo mounts, to leave sockets.
+    /// what it has been told of: to undo mounts, to leave them and sockets.
     pub fn begin(&self) -> Result<()> {
         self.ask(&Request::Begin).map(drop)
     }

@@ -22,8 +22,8 @@ pub(super) enum Request {
     UndoAtEnd(Mounted),
     /// From now on only what is below counts. Answered, with nothing found, once the store is open.
     Begin,
-    /// Leave the names of sockets, since somebody else goes on with them. No answer.
-    LeaveSockets,
+    /// Leave the names of sockets, and mounts, since somebody else goes on with them. No answer.
+    Leave,
     /// Undo all mounts that are to be undone at the end. No answer: the server may have to help until it is done.
     Undo,
     /// Where is this chunk? Answered with a [`Reply`].
@@ -38,7 +38,7 @@ impl Request {
                 let path = mounted.path.as_os_str().as_bytes();
                 tagged(b'M', &[mounted.source.as_bytes(), &[0], path].concat())
             }
-            Request::LeaveSockets => tagged(b'L', &[]),
+            Request::Leave => tagged(b'L', &[]),
             Request::Begin => tagged(b'B', &[]),
             Request::Undo => tagged(b'U', &[]),
             Request::Find(id) => tagged(b'F', id.as_bytes()),
@@ -58,7 +58,7 @@ impl Request {
                 let (source, path) = source.zip(path).ok_or_else(invalid)?;
                 Ok(Request::UndoAtEnd(Mounted { path, source }))
             }
-            Some((b'L', [])) => Ok(Request::LeaveSockets),
+            Some((b'L', [])) => Ok(Request::Leave),
             Some((b'B', [])) => Ok(Request::Begin),
             Some((b'U', [])) => Ok(Request::Undo),
             Some((b'F', id)) if id.len() == 32 => {
@@ -124,7 +124,7 @@ mod tests {
             Request::RemoveAtEnd("/run/a b".into()),
             Request::UndoAtEnd(mounted),
             Request::Begin,
-            Request::LeaveSockets,
+            Request::Leave,
             Request::Undo,
             Request::Find(id),
         ] {

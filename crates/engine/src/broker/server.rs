@@ -66,7 +66,8 @@ impl Work<'_> {
                 self.mounts.push(mounted);
                 None
             }
-            Ok(Request::LeaveSockets) => {
+            Ok(Request::Leave) => {
+                self.mounts.clear();
                 self.names.retain(|name| name.kind != FileType::Socket);
                 None
             }

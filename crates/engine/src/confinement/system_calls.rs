@@ -21,6 +21,8 @@ const ANY: &[i64] = &[
     // Clients.
     c::SYS_accept4, c::SYS_recvfrom, c::SYS_recvmsg, c::SYS_sendto, c::SYS_sendmsg, c::SYS_shutdown,
     c::SYS_setsockopt, c::SYS_getsockopt, c::SYS_getsockname, c::SYS_getpeername,
+    // Letting another process go on with them: a descriptor means something else from then on.
+    c::SYS_dup3,
     // Waiting for them, and being told by a guest.
     c::SYS_ppoll, c::SYS_epoll_create1, c::SYS_epoll_ctl, c::SYS_epoll_pwait, c::SYS_eventfd2, c::SYS_pipe2,
     // Names: new deltas, packs that were not read before. Landlock holds which; modes and owners, which it does not hold,

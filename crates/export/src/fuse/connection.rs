@@ -3,6 +3,7 @@
 use super::{
     attributes::{Attributes, PERMISSIONS},
     disk::Disk,
+    kernel::Introduction,
     mount::Access,
     request::check_resize,
     session::{self, negotiate},
@@ -19,7 +20,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime},
@@ -31,9 +32,11 @@ const BELIEVE: Duration = Duration::ZERO;
 /// One disk, mounted as one file.
 pub(super) struct DiskFile {
     pub(super) disk: Disk,
-    pub(super) attributes: Mutex<Attributes>,
+    pub(super) attributes: Arc<Mutex<Attributes>>,
     /// Opens that were not closed yet.
     pub(super) opens: Arc<AtomicUsize>,
+    /// What the kernel said first, once it did.
+    pub(super) kernel: Arc<OnceLock<Introduction>>,
 }
 
 /// Answers on a connection to the kernel that somebody else has mounted, until it is unmounted. The device is flushed when
@@ -41,8 +44,9 @@ pub(super) struct DiskFile {
 pub fn answer(device: Arc<dyn BlockDevice>, connection: OwnedFd) -> Result<()> {
     let workers = Workers::default();
     let disk = Disk::new(device, workers.clone());
-    let attributes = Mutex::new(Attributes::of_own(Access::Owner));
-    let file = DiskFile { disk, attributes, opens: Arc::default() };
+    let attributes = Arc::new(Mutex::new(Attributes::of_own(Access::Owner)));
+    let (opens, kernel) = (Arc::default(), Arc::default());
+    let file = DiskFile { disk, attributes, opens, kernel };
     let answered = session::answer(file, connection);
     workers.close();
     answered
@@ -64,6 +68,7 @@ impl DiskFile {
 impl Filesystem for DiskFile {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
         negotiate(config);
+        let _ = self.kernel.set(Introduction::of(config));
         Ok(())
     }
 
@@ -103,16 +108,16 @@ impl Filesystem for DiskFile {
     }
 
     fn open(&self, _: &Request, _: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        match self.disk.geometry() {
-            Ok(geometry) if geometry.read_only && flags.acc_mode() != OpenAccMode::O_RDONLY => {
-                reply.error(Errno::EROFS);
-            }
-            Ok(_) => {
-                self.opens.fetch_add(1, Ordering::Relaxed);
-                reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
-            }
-            Err(errno) => reply.error(errno),
+        let held = match self.disk.hold() {
+            Ok(held) => held,
+            Err(errno) => return reply.error(errno),
+        };
+        if held.get().geometry().read_only && flags.acc_mode() != OpenAccMode::O_RDONLY {
+            return reply.error(Errno::EROFS);
         }
+        self.opens.fetch_add(1, Ordering::Relaxed);
+        reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
+        drop(held);
     }
 
     fn read(
@@ -159,6 +164,11 @@ impl Filesystem for DiskFile {
         _: bool,
         reply: ReplyEmpty,
     ) {
+        // Counted where it is answered, once.
+        let _held = match self.disk.hold() {
+            Ok(held) => held,
+            Err(errno) => return reply.error(errno),
+        };
         // A kernel that closes more than it opened is none.
         let _ = self.opens.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
         reply.ok();

@@ -3,7 +3,8 @@
 //! Quick ones at once, on the thread that received them: hot reads and whole-block writes, straight from the request and
 //! straight into the reply. What may wait for a disk or decode something goes to [`Workers`].
 //!
-//! The device can be taken away: then what is under way ends, what comes is refused, and nobody touches it any more.
+//! The device can be taken away: then what is under way ends, what comes is refused, and nobody touches it any more. Whoever
+//! takes it away may do something between the two, while requests that come wait.
 
 use super::{
     limits::{SEEK_RUNS_MAX, WRITE_HANDOVER_BYTES_MAX},
@@ -16,7 +17,10 @@ use silt_volume::{BlockDevice, Geometry};
 use std::{
     cell::RefCell,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, TryLockError},
+    sync::{
+        Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard, TryLockError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -41,21 +45,47 @@ pub(super) fn errno_of(error: &Error) -> Errno {
 #[derive(Clone)]
 pub(super) struct Disk {
     device: Arc<RwLock<Option<Arc<dyn BlockDevice>>>>,
+    gate: Arc<Gate>,
     workers: Workers,
 }
 
+/// Shut while somebody takes the device away, who would never find it unused if requests went on coming.
+#[derive(Default)]
+struct Gate {
+    is_shut: AtomicBool,
+    lock: Mutex<()>,
+    opened: Condvar,
+}
+
+impl Gate {
+    /// Waits while it is shut: one load where it is not.
+    fn pass(&self) {
+        if self.is_shut.load(Ordering::Acquire) {
+            let guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_shut = |(): &mut ()| self.is_shut.load(Ordering::Acquire);
+            drop(self.opened.wait_while(guard, is_shut));
+        }
+    }
+
+    fn set(&self, is_shut: bool) {
+        let _guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_shut.store(is_shut, Ordering::Release);
+        self.opened.notify_all();
+    }
+}
+
 /// The device, kept for one request.
-struct Held<'a>(RwLockReadGuard<'a, Option<Arc<dyn BlockDevice>>>);
+pub(super) struct Held<'a>(RwLockReadGuard<'a, Option<Arc<dyn BlockDevice>>>);
 
 impl Held<'_> {
-    fn get(&self) -> &dyn BlockDevice {
+    pub(super) fn get(&self) -> &dyn BlockDevice {
         self.0.as_deref().expect("`Disk::hold` looked")
     }
 }
 
 impl Disk {
     pub(super) fn new(device: Arc<dyn BlockDevice>, workers: Workers) -> Disk {
-        Disk { device: Arc::new(RwLock::new(Some(device))), workers }
+        Disk { device: Arc::new(RwLock::new(Some(device))), gate: Arc::default(), workers }
     }
 
     /// Ends what is under way, and takes the device away; false if that takes longer than `time`, and something may use it
@@ -63,6 +93,24 @@ impl Disk {
     pub(super) fn take_away(&self, time: Duration) -> bool {
         let deadline = Instant::now() + time;
         let is_idle = self.workers.wait_until_idle(time);
+        self.take_away_by(deadline, || ()).is_some() && is_idle
+    }
+
+    /// Takes the device away, and does `change` when nothing uses it and every request that did is answered. Those that come
+    /// meanwhile, or wait for a worker, go on behind it, and are refused. None, and nothing has happened, if something uses it
+    /// for longer than `time`.
+    pub(super) fn take_away_and<T>(&self, time: Duration, change: impl FnOnce() -> T) -> Option<T> {
+        self.take_away_by(Instant::now() + time, change)
+    }
+
+    fn take_away_by<T>(&self, deadline: Instant, change: impl FnOnce() -> T) -> Option<T> {
+        self.gate.set(true);
+        let done = self.take_away_when_unused(deadline, change);
+        self.gate.set(false);
+        done
+    }
+
+    fn take_away_when_unused<T>(&self, deadline: Instant, change: impl FnOnce() -> T) -> Option<T> {
         loop {
             let device = match self.device.try_write() {
                 Ok(device) => Some(device),
@@ -71,10 +119,10 @@ impl Disk {
             };
             if let Some(mut device) = device {
                 *device = None;
-                return is_idle;
+                return Some(change());
             }
             if Instant::now() >= deadline {
-                return false;
+                return None;
             }
             thread::sleep(Duration::from_millis(1));
         }
@@ -144,17 +192,17 @@ impl Disk {
     }
 
     fn write_now(&self, offset: u64, data: &[u8], is_synchronous: bool, reply: ReplyWrite) {
-        let written = self.hold().and_then(|held| {
-            let written = held.get().write_at(data, offset);
-            let done = written.and_then(|()| match is_synchronous {
-                true => held.get().flush(),
-                false => Ok(()),
-            });
-            done.map_err(|error| errno_of(&error))
+        let held = match self.hold() {
+            Ok(held) => held,
+            Err(errno) => return reply.error(errno),
+        };
+        let written = held.get().write_at(data, offset).and_then(|()| match is_synchronous {
+            true => held.get().flush(),
+            false => Ok(()),
         });
         match written {
             Ok(()) => reply.written(data.len() as u32),
-            Err(errno) => reply.error(errno),
+            Err(error) => reply.error(errno_of(&error)),
         }
     }
 
@@ -202,7 +250,9 @@ impl Disk {
         });
     }
 
-    fn hold(&self) -> Result<Held<'_>, Errno> {
+    /// The device for one request, which is best answered before it is let go of: then it is answered once.
+    pub(super) fn hold(&self) -> Result<Held<'_>, Errno> {
+        self.gate.pass();
         let device = self.device.read().unwrap_or_else(PoisonError::into_inner);
         if device.is_some() { Ok(Held(device)) } else { Err(Errno::ENOTCONN) }
     }

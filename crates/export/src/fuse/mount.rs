@@ -93,17 +93,36 @@ impl Mounted {
 pub struct Mount {
     mounted: Mounted,
     undo: Mutex<Undo>,
-    _point: MountPoint,
+    /// Of the place: nobody else mounts there while it is held.
+    lock: OwnedFd,
 }
 
 /// Who takes a mount off.
 enum Undo {
     Here,
     Elsewhere(Box<dyn Fn() -> Result<()> + Send + Sync>),
+    /// Nobody here: it is off, or somebody else's.
     Done,
 }
 
 impl Mount {
+    /// Goes on with what another process mounted, and has left with the lock of its place. `Invalid` if it is not there.
+    pub(super) fn adopt(mounted: Mounted, lock: OwnedFd) -> Result<Mount> {
+        let found = mounted_at(&mounted.path)?;
+        if !mounted.is_ours() || found.is_none_or(|found| found.source != mounted.source) {
+            let path = mounted.path.display();
+            return Err(Error::invalid(format!("{} is not mounted at {path}", mounted.source)));
+        }
+        Ok(Mount { mounted, undo: Mutex::new(Undo::Here), lock })
+    }
+
+    /// Leaves it to another process, which takes it off in time. Answers the lock of its place.
+    pub(super) fn leave(&self) -> io::Result<OwnedFd> {
+        let lock = self.lock.try_clone()?;
+        *self.undo.lock().unwrap_or_else(PoisonError::into_inner) = Undo::Done;
+        Ok(lock)
+    }
+
     /// What another process needs to know to take it off.
     pub fn mounted(&self) -> &Mounted {
         &self.mounted
@@ -162,7 +181,7 @@ pub fn mount(point: MountPoint, access: Access) -> Result<(OwnedFd, Mount)> {
     match device {
         Ok(device) => {
             let undo = Mutex::new(Undo::Here);
-            Ok((device, Mount { mounted, undo, _point: point }))
+            Ok((device, Mount { mounted, undo, lock: point.lock }))
         }
         Err(error) => {
             // Only the place is there to be undone.

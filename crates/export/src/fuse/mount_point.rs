@@ -49,7 +49,7 @@ pub struct MountPoint {
     pub(super) kind: PointKind,
     /// Whether it is to be removed at the end.
     pub(super) is_made: bool,
-    _lock: OwnedFd,
+    pub(super) lock: OwnedFd,
 }
 
 impl MountPoint {
@@ -61,7 +61,7 @@ impl MountPoint {
         for _ in 0..TRIES_MAX {
             is_made |= remove_dead(&path)?;
             if let Some(lock) = lock(&path, kind, &mut is_made)? {
-                return Ok(MountPoint { path, kind, is_made, _lock: lock });
+                return Ok(MountPoint { path, kind, is_made, lock });
             }
             thread::sleep(TRY_AGAIN_AFTER);
         }

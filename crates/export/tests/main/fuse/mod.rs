@@ -4,6 +4,7 @@
 mod growing;
 mod hostile;
 mod mounted;
+mod passing;
 mod stopping;
 mod tools;
 
