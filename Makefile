@@ -27,6 +27,7 @@ check:
 bench:
 	@bench/run.sh
 
-# Long runs by hand; short ones are part of `make test`. Needs a nightly toolchain and cargo-fuzz.
+# Long runs by hand; short ones are part of `make test`. Needs a nightly toolchain and cargo-fuzz. Threads that outlive an
+# input look like leaks; what grows meets the limit of memory.
 fuzz:
-	cd fuzz && for target in $$($(CARGO) fuzz list); do $(CARGO) fuzz run $$target -- -max_total_time=$${SECONDS_EACH:-600} || exit 1; done
+	cd fuzz && for target in $$($(CARGO) fuzz list); do $(CARGO) fuzz run $$target -- -detect_leaks=0 -max_total_time=$${SECONDS_EACH:-600} || exit 1; done

@@ -3,10 +3,10 @@
 #   1. it reads and writes, syncs, trims and powers off; the export is clean and holds what it wrote;
 #   2. server and guest are killed between two syncs; after a new serve and boot all that was synced is there.
 # Then
-#   3. under a guest a server is ended, or killed, and started again, and another takes over from it (vhost-user-blk);
+#   3. under a guest another server takes over; over vhost-user-blk one is killed, or ended, and started again;
 #   4. a guest is paused, saved and restored, and saved as it runs; a disk in another state is refused (vhost-user-blk);
 #   5. the file system of an image grows in a guest that has it mounted, by a factor of a hundred.
-# Quiet when all is well but for a line for each step. About half a minute once the Debian tree is there. Root is
+# Quiet when all is well but for a line for each step. About two minutes once the Debian tree is there. Root is
 # needed, or sudo without a password, to make and to read the tree; without either it says so and tests nothing.
 #
 #     e2e/test-boot.sh target/release/silt
@@ -74,8 +74,8 @@ rm -rf --one-file-system "$work/debian"
 for export in nbd vhost-user fuse; do
     silt clone debian "works-$export"
     silt clone debian "crashes-$export"
+    silt clone debian "goes-on-$export"
 done
-silt clone debian goes-on
 silt clone debian saved
 
 # works EXPORT
@@ -163,8 +163,9 @@ for export in nbd vhost-user fuse; do
     crashes "$export"
 done
 
-step "over vhost-user a guest goes on when its server is killed, and ended, and started again, and when another takes over"
-cat >"$work/commands" <<'GUEST'
+# begin_going_on VOLUME EXPORT: a server, and a guest that syncs one file after the other and then looks at all of them.
+begin_going_on() {
+    cat >"$work/commands" <<'GUEST'
 set -e
 n=0
 while [ $n -lt 40 ]; do
@@ -180,13 +181,10 @@ while [ $n -gt 0 ]; do
 done
 ! dmesg | grep -i 'i/o error'
 GUEST
-serve goes-on vhost-user
-boot_command goes-on vhost-user
-"${BOOT[@]}" >"$work/console" &
-guest=$!
-guest_failed() {
-    tail -n 20 "$work/console"
-    fail "the guest met an error"
+    serve "$1" "$2"
+    boot_command "$1" "$2"
+    "${BOOT[@]}" >"$work/console" &
+    guest=$!
 }
 # wait_until_synced N
 wait_until_synced() {
@@ -197,26 +195,52 @@ wait_until_synced() {
         sleep 0.1
     done
 }
+guest_failed() {
+    tail -n 20 "$work/console"
+    fail "the guest met an error"
+}
+# take_over VOLUME
+take_over() {
+    local before=$SERVER
+    setpriv --pdeathsig TERM "$SILT" --store "$work/store" serve "$1" --take-over &
+    SERVER=$!
+    at_exit end_server "$SERVER"
+    wait "$before" || fail "the server that was taken over from did not end well"
+}
+# end_going_on VOLUME: the guest has found everything, and the disk is clean.
+end_going_on() {
+    wait "$guest" || guest_failed
+    stop_server
+    silt export "$1" "$work/$1.raw"
+    e2fsck -fn "$work/$1.raw"
+    rm "$work/$1.raw"
+}
+
+step "over vhost-user a guest goes on when its server is killed, and ended, and started again, and when another takes over"
+begin_going_on goes-on-vhost-user vhost-user
 wait_until_synced 5
 crashed=$SERVER
 SERVER=
 kill -KILL "$crashed"
 wait "$crashed" || true
-serve goes-on vhost-user
+serve goes-on-vhost-user vhost-user
 wait_until_synced 12
 stop_server
-serve goes-on vhost-user
+serve goes-on-vhost-user vhost-user
 wait_until_synced 20
-before=$SERVER
-setpriv --pdeathsig TERM "$SILT" --store "$work/store" serve goes-on --take-over &
-SERVER=$!
-at_exit end_server "$SERVER"
-wait "$before" || fail "the server that was taken over from did not end well"
-wait "$guest" || guest_failed
-stop_server
-silt export goes-on "$work/goes-on.raw"
-e2fsck -fn "$work/goes-on.raw"
-rm "$work/goes-on.raw"
+take_over goes-on-vhost-user
+end_going_on goes-on-vhost-user
+
+for export in nbd fuse; do
+    step "over $export a guest goes on when two servers take over in turn"
+    begin_going_on "goes-on-$export" "$export"
+    wait_until_synced 5
+    take_over "goes-on-$export"
+    wait_until_synced 20
+    take_over "goes-on-$export"
+    end_going_on "goes-on-$export"
+done
+[ ! -e "$sockets/goes-on-fuse" ] || fail "the last server left its mount"
 
 step "over vhost-user a guest is paused, saved with the state of its disk, and ended"
 # Its caches are dropped all the time: what it reads comes from the disk, into memory that is just being saved. Its programs

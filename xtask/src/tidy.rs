@@ -6,6 +6,8 @@ use std::{fs, process::Command};
 const FILE_LEN_MAX: u64 = 1 << 20;
 /// The longest function, in lines: what fits a screen can be trusted.
 const FUNCTION_LINES_MAX: usize = 100;
+/// Where fuzz targets are.
+const FUZZ_TARGETS: &str = "fuzz/fuzz_targets/";
 /// Names of modules that say nothing.
 const EMPTY_NAMES: [&str; 4] = ["utils.rs", "common.rs", "helpers.rs", "misc.rs"];
 
@@ -14,6 +16,7 @@ pub(crate) fn problems() -> Result<Vec<String>, String> {
     let output = Command::new("git").args(["ls-files", "-z"]).output();
     let output = output.map_err(|error| format!("cannot run git: {error}"))?;
     let names = String::from_utf8_lossy(&output.stdout).into_owned();
+    let fuzz_manifest = fs::read_to_string("fuzz/Cargo.toml").unwrap_or_default();
     let mut problems = Vec::new();
     for path in names.split('\0').filter(|name| !name.is_empty()) {
         let Ok(metadata) = fs::metadata(path) else {
@@ -31,6 +34,12 @@ pub(crate) fn problems() -> Result<Vec<String>, String> {
             problems.extend(
                 rust_problems(path, &text).into_iter().map(|what| format!("{path}: {what}")),
             );
+        }
+        if let Some(target) =
+            path.strip_prefix(FUZZ_TARGETS).and_then(|name| name.strip_suffix(".rs"))
+            && !fuzz_manifest.contains(&format!("name = \"{target}\""))
+        {
+            problems.push(format!("{path}: not a binary of fuzz/Cargo.toml, so never built"));
         }
         if text.lines().any(|line| line.ends_with([' ', '\t'])) && !path.ends_with(".md") {
             problems.push(format!("{path}: white space at the end of a line"));

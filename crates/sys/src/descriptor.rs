@@ -91,12 +91,12 @@ mod tests {
 
     #[test]
     fn a_number_that_was_given_to_somebody_else_is_left_alone() {
-        let file = File::open("/dev/null").unwrap();
-        let mut switch = Switch::new(file.as_fd(), ()).unwrap();
-        let number = file.as_raw_fd();
-        drop(file);
+        let (end, _) = pipe().unwrap();
+        let mut switch = Switch::new(end.as_fd(), ()).unwrap();
+        let number = end.as_raw_fd();
+        drop(end);
         let (other, _write) = pipe().unwrap();
-        // It may be free, or given to another test's thread; never what it was.
+        // It may be free, or given to another test's thread; never what it was, as no other pipe has its inode.
         assert!(switch.switch(other.as_fd()).is_err(), "{number}");
     }
 }
