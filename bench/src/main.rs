@@ -8,6 +8,7 @@
 
 mod boot;
 mod build;
+mod calls;
 mod clone;
 mod codecs;
 mod dedup;
@@ -37,7 +38,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 /// A section measures and returns its tables.
 type Section = fn(&Bench) -> Result<Vec<table::Table>>;
 
-const SECTIONS: [(&str, Section); 16] = [
+const SECTIONS: [(&str, Section); 17] = [
     ("build", build::against_mke2fs),
     ("compression", build::compression_levels),
     ("codecs", codecs::run),
@@ -48,6 +49,7 @@ const SECTIONS: [(&str, Section); 16] = [
     ("nbd", nbd::run),
     ("fuse", fuse::run),
     ("vhost", vhost::run),
+    ("calls", calls::run),
     ("boot", boot::run),
     ("servers", servers::run),
     ("fork", fork::run),
