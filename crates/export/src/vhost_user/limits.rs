@@ -38,6 +38,10 @@ pub(super) const WRITE_INLINE_BYTES_MAX: u64 = 256 << 10;
 /// The same for both while the queue has nothing else to do: nobody waits behind it, and a worker would only have to be woken.
 pub(super) const ALONE_INLINE_BYTES_MAX: u64 = 1 << 20;
 
+/// How long a guest that has just asked is waited for awake, and need not tell. Beyond it the thread sleeps, and the next wait
+/// begins asleep: an idle guest costs nothing.
+pub(super) const AWAKE_TIME_MAX: Duration = Duration::from_micros(50);
+
 /// Threads of a queue for requests that may wait.
 pub(super) const WORKERS_MAX: usize = 4;
 
@@ -45,8 +49,9 @@ pub(super) const WORKERS_MAX: usize = 4;
 /// that requests of a hostile guest hold: each at most [`QUEUE_SIZE_MAX`] pieces of 16 bytes.
 pub(super) const JOBS_MAX: usize = 64;
 
-/// Answers that the guest may not hear of yet while the queue has more requests.
-pub(super) const UNTOLD_MAX: usize = 16;
+/// Answers that the guest may not hear of yet while the queue has more requests. Few enough for it to ask for more while the rest
+/// of what it asked for is done; a guest that has not come to look at the answers before is not told again.
+pub(super) const UNTOLD_MAX: usize = 4;
 
 /// Length of the state that is handed over with a virtual machine: an id with room to spare.
 pub(super) const STATE_BYTES_MAX: usize = 1024;
@@ -77,6 +82,7 @@ mod tests {
             ("READ_INLINE_BYTES_MAX", READ_INLINE_BYTES_MAX.to_string()),
             ("WRITE_INLINE_BYTES_MAX", WRITE_INLINE_BYTES_MAX.to_string()),
             ("ALONE_INLINE_BYTES_MAX", ALONE_INLINE_BYTES_MAX.to_string()),
+            ("AWAKE_TIME_MAX", format!("{} us", AWAKE_TIME_MAX.as_micros())),
             ("WORKERS_MAX", WORKERS_MAX.to_string()),
             ("JOBS_MAX", JOBS_MAX.to_string()),
             ("UNTOLD_MAX", UNTOLD_MAX.to_string()),

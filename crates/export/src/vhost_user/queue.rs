@@ -1,8 +1,8 @@
 //! The thread of one virtqueue: requests out of the guest's memory, answers into it.
 //!
 //! It does on the spot what takes no longer than handing it over would: hot reads and whole-block writes, straight between
-//! the device and the guest's memory. Everything else goes to [`Workers`]. Nothing is allocated on the fast path. Idle, it
-//! sleeps in `poll`.
+//! the device and the guest's memory. Everything else goes to [`Workers`]. Nothing is allocated on the fast path. A guest that
+//! asks again at once is waited for awake for a moment; idle, the thread sleeps in `poll`.
 
 use super::{
     chain::{Chain, Segment, find_memory, take_last_byte, total_len},
@@ -10,7 +10,10 @@ use super::{
     dirty_log::DirtyLog,
     inflight::InflightQueue,
     jobs::{Job, Task},
-    limits::{ALONE_INLINE_BYTES_MAX, READ_INLINE_BYTES_MAX, UNTOLD_MAX, WRITE_INLINE_BYTES_MAX},
+    limits::{
+        ALONE_INLINE_BYTES_MAX, AWAKE_TIME_MAX, READ_INLINE_BYTES_MAX, UNTOLD_MAX,
+        WRITE_INLINE_BYTES_MAX,
+    },
     memory::{GuestMemory, Refused},
     pending::{Pending, Shared},
     request::{Request, Status, parse},
@@ -32,6 +35,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
+    time::Instant,
 };
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_ID_BYTES};
 
@@ -81,6 +85,7 @@ pub(super) fn run(mut setup: Setup, ending: &Ending) -> Result<u16, Refused> {
             chain: Chain::default(),
             pieces: Vec::new(),
             table: (table, size),
+            waits_awake: false,
         };
         if queue.serve().is_err() {
             queue.wait_for_end();
@@ -99,21 +104,29 @@ struct QueueThread<'scope, 'env, 'q, 'm> {
     chain: Chain,
     pieces: Vec<PieceMut<'m>>,
     table: (vm_memory::GuestAddress, u16),
+    /// Whether the last request came soon.
+    waits_awake: bool,
 }
 
 impl<'scope, 'env, 'q: 'scope, 'm: 'scope> QueueThread<'scope, 'env, 'q, 'm> {
     fn serve(&mut self) -> Result<(), Broken> {
         loop {
             self.answer_all()?;
+            let began = Instant::now();
+            while self.waits_awake && !self.is_ending() && !self.shared.ring().has_more()? {
+                thread::yield_now();
+                self.waits_awake = began.elapsed() < AWAKE_TIME_MAX;
+            }
             if self.is_ending() {
                 return Ok(());
             }
-            if self.shared.ring().wants_to_be_told()? {
+            if !self.waits_awake && self.shared.ring().wants_to_be_told()? {
                 if !self.wait_for_requests() {
                     return Ok(());
                 }
                 self.shared.ring().need_not_be_told()?;
             }
+            self.waits_awake = began.elapsed() < AWAKE_TIME_MAX;
         }
     }
 
