@@ -58,7 +58,10 @@ impl Delta {
         self.flush()?;
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         log.close().map_err(|error| self.poison(error))?;
-        self.members.write().unwrap_or_else(PoisonError::into_inner).notes.end();
+        let mut members = self.members.write().unwrap_or_else(PoisonError::into_inner);
+        if members.unlogged.is_empty() {
+            members.notes.end();
+        }
         Ok(())
     }
 
