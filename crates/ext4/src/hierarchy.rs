@@ -131,7 +131,7 @@ struct Entry {
     len: u32,
     links: u32,
     xattr_set: u32,
-    /// The first name given to the entry.
+    /// The first name given to the entry, or the first after all were taken away.
     name: u32,
     permissions: u16,
     tag: Tag,
@@ -168,7 +168,7 @@ impl Hierarchy {
             xattr_set_ids: HashMap::from([(Box::default(), 0)]),
         };
         check_metadata(&root).map_err(|why| Error::invalid(format!("\"/\": {why}")))?;
-        hierarchy.push_entry(EntryKind::Directory, root, NONE)?;
+        hierarchy.push_entry(EntryKind::Directory, root)?;
         hierarchy.entries[0].links = 1;
         Ok(hierarchy)
     }
@@ -185,7 +185,7 @@ impl Hierarchy {
         self.check_name(parent, name)?;
         check_metadata(&metadata).map_err(|why| self.invalid_name(parent, name, &why))?;
         check_kind(kind).map_err(|why| self.invalid_name(parent, name, &why))?;
-        let id = self.push_entry(kind, metadata, self.names.len() as u32)?;
+        let id = self.push_entry(kind, metadata)?;
         self.push_name(parent, name, id)?;
         Ok(id)
     }
@@ -202,6 +202,26 @@ impl Hierarchy {
             return Err(self.invalid_name(parent, name, "a file has at most 65000 names"));
         }
         self.push_name(parent, name, existing)
+    }
+
+    /// Takes a name away, and of a directory everything beneath it. Whatever has no name left is as if it had never been
+    /// added, but for its id and the memory it takes. `Invalid` if there is no such name. Costs as much as there is beneath.
+    pub fn remove(&mut self, parent: EntryId, name: &[u8]) -> Result<()> {
+        let Some(found) = self.names.find(parent.0, name) else {
+            return Err(self.invalid_name(parent, name, "there is no such name"));
+        };
+        let mut going = vec![(parent, found)];
+        while let Some((parent, name)) = going.pop() {
+            let entry = EntryId(self.names.take(name));
+            self.entries[parent.index()].len -= 1;
+            let slot = &mut self.entries[entry.index()];
+            slot.links -= 1;
+            if slot.tag == Tag::Directory {
+                let names = self.names_in(entry);
+                going.extend(names.map(|name| (entry, name)));
+            }
+        }
+        Ok(())
     }
 
     /// Replaces owner, permissions and time. `Invalid` when ext4 cannot hold them.
@@ -280,20 +300,29 @@ impl Hierarchy {
         Ok(())
     }
 
-    /// Number of entries, the root included; a file with several names counts once.
+    /// Number of ids given so far, the root's included; a file with several names has one, and so has what was removed.
     #[expect(clippy::len_without_is_empty, reason = "a hierarchy always has its root")]
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Every entry, in the order in which they were added.
-    pub fn entries(&self) -> impl Iterator<Item = EntryId> + use<> {
-        (0..self.entries.len() as u32).map(EntryId)
+    /// Every entry that has a name, and the root, in the order in which they were added.
+    pub fn entries(&self) -> impl Iterator<Item = EntryId> + '_ {
+        let all = (0..self.entries.len() as u32).map(EntryId);
+        all.filter(|entry| self.entries[entry.index()].links > 0)
     }
 
     /// The entry of that name in a directory.
     pub fn lookup(&self, parent: EntryId, name: &[u8]) -> Option<EntryId> {
         self.names.find(parent.0, name).map(|name| EntryId(self.names.entry(name)))
+    }
+
+    /// The records of the names in a directory, the last given first.
+    fn names_in(&self, directory: EntryId) -> impl Iterator<Item = u32> + '_ {
+        let first = self.entries[directory.index()].first;
+        let next = |name: &u32| Some(self.names.next(*name)).filter(|name| *name != NONE);
+        let all = std::iter::successors(Some(first).filter(|name| *name != NONE), next);
+        all.filter(|name| self.names.entry(*name) != NONE)
     }
 
     /// What the entry is.
@@ -409,21 +438,25 @@ impl Hierarchy {
     }
 
     fn push_name(&mut self, parent: EntryId, name: &[u8], entry: EntryId) -> Result<()> {
-        let next = self.entries[parent.index()].first;
-        let id = self.names.push(parent.0, name, entry.0, next)?;
-        let directory = &mut self.entries[parent.index()];
-        directory.first = id;
-        directory.len += 1;
-        self.entries[entry.index()].links += 1;
+        let record = match self.names.give_again(parent.0, name, entry.0) {
+            Some(record) => record,
+            None => {
+                let next = self.entries[parent.index()].first;
+                let record = self.names.push(parent.0, name, entry.0, next)?;
+                self.entries[parent.index()].first = record;
+                record
+            }
+        };
+        self.entries[parent.index()].len += 1;
+        let slot = &mut self.entries[entry.index()];
+        if slot.links == 0 {
+            slot.name = record;
+        }
+        slot.links += 1;
         Ok(())
     }
 
-    fn push_entry(
-        &mut self,
-        kind: EntryKind<'_>,
-        metadata: Metadata,
-        name: u32,
-    ) -> Result<EntryId> {
+    fn push_entry(&mut self, kind: EntryKind<'_>, metadata: Metadata) -> Result<EntryId> {
         let id = self.entries.len();
         if id >= ENTRIES_MAX {
             return Err(Error::invalid("the hierarchy has too many entries"));
@@ -454,7 +487,7 @@ impl Hierarchy {
             len,
             links: 0,
             xattr_set: 0,
-            name,
+            name: NONE,
             permissions: metadata.permissions,
             tag,
         });

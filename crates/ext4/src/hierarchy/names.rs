@@ -15,6 +15,7 @@ pub(super) struct NameTable {
 
 struct Record {
     parent: u32,
+    /// [`NONE`] once the name was taken away; the record stays, for the name may be given again.
     entry: u32,
     /// The next name of the same directory.
     next: u32,
@@ -23,10 +24,6 @@ struct Record {
 }
 
 impl NameTable {
-    pub(super) fn len(&self) -> usize {
-        self.records.len()
-    }
-
     pub(super) fn bytes(&self, name: u32) -> &[u8] {
         let record = &self.records[name as usize];
         &self.bytes[record.start as usize..][..record.len.into()]
@@ -45,6 +42,15 @@ impl NameTable {
     }
 
     pub(super) fn find(&self, parent: u32, name: &[u8]) -> Option<u32> {
+        self.record(parent, name).filter(|record| self.entry(*record) != NONE)
+    }
+
+    /// Takes a name away. Answers the entry that it was of.
+    pub(super) fn take(&mut self, name: u32) -> u32 {
+        std::mem::replace(&mut self.records[name as usize].entry, NONE)
+    }
+
+    fn record(&self, parent: u32, name: &[u8]) -> Option<u32> {
         if self.slots.is_empty() {
             return None;
         }
@@ -52,7 +58,14 @@ impl NameTable {
         (slot != NONE).then_some(slot)
     }
 
-    /// Adds a name of at most 255 bytes that is not there yet.
+    /// Gives a name that was taken away again. Answers its record, if there is one.
+    pub(super) fn give_again(&mut self, parent: u32, name: &[u8], entry: u32) -> Option<u32> {
+        let record = self.record(parent, name)?;
+        self.records[record as usize].entry = entry;
+        Some(record)
+    }
+
+    /// Adds a name of at most 255 bytes that never was there.
     pub(super) fn push(&mut self, parent: u32, name: &[u8], entry: u32, next: u32) -> Result<u32> {
         let (id, start) = (self.records.len(), self.bytes.len());
         if id >= super::ENTRIES_MAX || start + name.len() > u32::MAX as usize {

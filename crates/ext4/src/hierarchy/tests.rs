@@ -88,3 +88,58 @@ fn the_walk_follows_paths_and_finds_the_primary_name_whatever_was_added_first() 
     assert_eq!(hierarchy.lookup(folder, b"z"), Some(file));
     assert_eq!(hierarchy.path(folder), b"/a");
 }
+
+#[test]
+fn what_is_removed_is_gone_with_all_beneath_and_its_name_can_be_given_again() {
+    let root = EntryId::ROOT;
+    let mut hierarchy = Hierarchy::new(directory()).unwrap();
+    let folder = hierarchy.add(root, b"a", EntryKind::Directory, directory()).unwrap();
+    let inner = hierarchy.add(folder, b"b", EntryKind::Directory, directory()).unwrap();
+    let file = hierarchy.add(inner, b"file", EntryKind::File, directory()).unwrap();
+    hierarchy.link(root, b"kept", file).unwrap();
+    assert!(hierarchy.remove(root, b"other").is_err());
+    hierarchy.remove(root, b"a").unwrap();
+    assert!(hierarchy.remove(root, b"a").is_err());
+    assert_eq!((hierarchy.lookup(root, b"a"), hierarchy.links(file)), (None, 1));
+    assert_eq!(hierarchy.entries().collect::<Vec<_>>(), [root, file]);
+    assert_eq!(hierarchy.children_count(root), 1);
+    let again = hierarchy.add(root, b"a", EntryKind::Fifo, directory()).unwrap();
+    assert!(hierarchy.add(root, b"a", EntryKind::Fifo, directory()).is_err());
+    assert_eq!(hierarchy.path(again), b"/a");
+    let names: Vec<_> = hierarchy.walk().map(|visit| visit.name.to_vec()).collect();
+    assert_eq!(names, [b"a".to_vec(), b"kept".to_vec()]);
+    hierarchy.remove(root, b"kept").unwrap();
+    hierarchy.link(root, b"late", file).unwrap();
+    assert_eq!(hierarchy.path(file), b"/late");
+}
+
+#[test]
+fn a_layout_does_not_show_what_was_removed() {
+    let disk = |with_removed: bool| {
+        let mut hierarchy = Hierarchy::new(directory()).unwrap();
+        let folder = hierarchy.add(EntryId::ROOT, b"d", EntryKind::Directory, directory()).unwrap();
+        if with_removed {
+            let gone = hierarchy.add(folder, b"gone", EntryKind::Directory, directory()).unwrap();
+            let file = hierarchy.add(gone, b"file", EntryKind::File, directory()).unwrap();
+            let run = BlockRange { start: 0, len: 2 };
+            hierarchy.set_file_content(file, 8000, &[run]).unwrap();
+            hierarchy.remove(folder, b"gone").unwrap();
+        }
+        let file = hierarchy.add(folder, b"file", EntryKind::File, directory()).unwrap();
+        let run = BlockRange { start: 0, len: 1 };
+        hierarchy.set_file_content(file, 80, &[run]).unwrap();
+        let options = crate::LayoutOptions { uuid: [1; 16], size_bytes: Some(16 << 20) };
+        let layout = crate::Layout::plan(&hierarchy, &options).unwrap();
+        let places: Vec<_> = layout.data_extents(&hierarchy).unwrap();
+        let places: Vec<_> = places.iter().map(|e| (e.physical_block, e.len_blocks)).collect();
+        let mut bytes = Vec::new();
+        let mut visit = |block: u64, content: &[u8]| {
+            bytes.extend_from_slice(&block.to_le_bytes());
+            bytes.extend_from_slice(content);
+            Ok(())
+        };
+        layout.for_each_metadata_block(&hierarchy, &mut visit).unwrap();
+        (places, bytes)
+    };
+    assert!(disk(false) == disk(true));
+}

@@ -1,6 +1,6 @@
 //! Going through a hierarchy in the order of its paths, which no caller's order of adding can change.
 
-use super::{EntryId, Hierarchy, NONE, Tag};
+use super::{EntryId, Hierarchy, Tag};
 
 /// A name in a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,12 +42,10 @@ impl Hierarchy {
             return Vec::new();
         }
         let mut children = Vec::with_capacity(slot.len as usize);
-        let mut name = slot.first;
-        while name != NONE {
+        for name in self.names_in(directory) {
             let child =
                 Child { name: self.names.bytes(name), entry: EntryId(self.names.entry(name)) };
             children.push((name_prefix(child.name), child));
-            name = self.names.next(name);
         }
         // Comparing the first eight bytes as a number decides nearly always.
         children.sort_unstable_by(|(a, x), (b, y)| a.cmp(b).then_with(|| x.name.cmp(y.name)));

@@ -118,7 +118,7 @@ impl Emission<'_> {
     }
 
     fn push_node_pieces(&self, pieces: &mut Vec<Piece>) {
-        for node in (0..self.nodes.len() as u32).map(EntryId) {
+        for node in self.nodes.all() {
             if self.layout.facts.node_blocks(node.0) == 0 {
                 continue;
             }

@@ -36,9 +36,14 @@ impl<'h> Nodes<'h> {
         self.lost_and_found.filter(|node| self.is_added(*node))
     }
 
-    /// Number of nodes.
+    /// Number of nodes, those without a name counted too.
     pub(super) fn len(&self) -> usize {
         self.hierarchy.len() + usize::from(self.added().is_some())
+    }
+
+    /// Every node that has a name, and the root.
+    pub(super) fn all(&self) -> impl Iterator<Item = EntryId> + use<'h> {
+        self.hierarchy.entries().chain(self.added())
     }
 
     pub(super) fn kind(&self, node: EntryId) -> EntryKind<'h> {

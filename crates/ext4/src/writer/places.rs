@@ -85,6 +85,8 @@ impl Layout {
     fn inodes_in_use(&self) -> Vec<(u32, Option<EntryId>)> {
         let reserved = (1..INODE_FIRST).filter(|number| *number != INODE_ROOT);
         let nodes = (0..self.nodes as u32).map(EntryId);
+        // Those without a name have no number.
+        let nodes = nodes.filter(|node| self.inode_places.start(node.0).is_some());
         let mut inodes: Vec<_> = reserved
             .map(|number| (number, None))
             .chain(nodes.map(|node| (self.inode_number(node), Some(node))))
@@ -169,7 +171,7 @@ impl Layout {
         space: &mut Space,
     ) -> Result<()> {
         let mut weights = BTreeMap::new();
-        for node in (0..nodes.len() as u32).map(EntryId) {
+        for node in nodes.all() {
             if self.facts.node_blocks(node.0) + nodes.data_blocks(node) > 0 {
                 let blocks = tree_blocks(self.extents_of(nodes, node)?.len() as u64);
                 if blocks > 0 {

@@ -170,8 +170,7 @@ impl Roster {
     }
 
     fn measure(&mut self, nodes: &Nodes<'_>) -> Result<()> {
-        for index in 0..nodes.len() as u32 {
-            let node = EntryId(index);
+        for node in nodes.all() {
             let blocks = blocks_of_node(nodes, node).context(|| {
                 let path = nodes.hierarchy.path(node);
                 format!("{:?}", String::from_utf8_lossy(&path))
