@@ -13,7 +13,7 @@
 #![allow(clippy::print_stdout)]
 
 use silt_engine::{
-    BuildRequest, CloneRequest, Compression, Contended, Engine, ExportAddress, Listen, Serving,
+    BuildRequest, CloneRequest, Contended, Engine, ExportAddress, Listen, Serving, Source,
     StopSignal,
 };
 use silt_testkit::nbd_client::NbdClient;
@@ -104,13 +104,11 @@ fn furnished(store: &Path) -> Result<Engine> {
     let tree = store.with_extension("tree");
     std::fs::create_dir_all(&tree).map_err(|error| Error::io("cannot make a folder", error))?;
     let request = BuildRequest {
-        name: "empty".parse()?,
         size_bytes: Some(SIZE_BYTES),
-        owner: None,
         replace: true,
-        compression: Compression::default(),
+        ..BuildRequest::new("empty".parse()?)
     };
-    engine.build_directory(&tree, &request, &NoProgress)?;
+    engine.build(&Source::Path(tree), &request, &NoProgress)?;
     let volumes = vec!["vm".parse()?];
     engine.clone_disk(&CloneRequest { source: "empty".parse()?, volumes })?;
     Ok(engine)

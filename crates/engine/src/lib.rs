@@ -33,7 +33,6 @@ mod takeover;
 mod verify;
 
 pub use broker::Broker;
-pub use build::BuildRequest;
 pub use clone::CloneRequest;
 pub use commit::CommitRequest;
 pub use confinement::Confinement;
@@ -59,7 +58,8 @@ pub use silt_export::{
 };
 pub use silt_ext4::growth::Growth;
 pub use silt_ext4::reader::{Aspect, Aspects, Change, InodeKind};
-pub use silt_image::{BuiltImage, Owner};
+pub use silt_ext4::writer::Summary;
+pub use silt_image::{BuildRequest, BuiltImage, Format, Owner, Source};
 pub use silt_store::{
     Compression, FrozenDelta, ImageRecord, IngestCounts, Listing, Named, SnapshotPurpose,
     SnapshotRecord, VolumeRecord,

@@ -7,8 +7,7 @@
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::panic)]
 
 use silt_engine::{
-    Broker, BuildRequest, CloneRequest, Compression, Engine, ExportAddress, Listen, Serving,
-    StopSignal,
+    Broker, BuildRequest, CloneRequest, Engine, ExportAddress, Listen, Serving, Source, StopSignal,
 };
 use silt_testkit::nbd_client::NbdClient;
 use silt_types::NoProgress;
@@ -95,14 +94,8 @@ fn stage() -> tempfile::TempDir {
     fs::create_dir(&source).unwrap();
     fs::write(source.join("file"), "some content\n".repeat(100_000)).unwrap();
     let engine = Engine::open_or_create(&place.path().join("store"), CACHE).unwrap();
-    let build = BuildRequest {
-        name: "base".parse().unwrap(),
-        size_bytes: None,
-        owner: None,
-        replace: false,
-        compression: Compression::default(),
-    };
-    engine.build_directory(&source, &build, &NoProgress).unwrap();
+    let build = BuildRequest::new("base".parse().unwrap());
+    engine.build(&Source::Path(source), &build, &NoProgress).unwrap();
     let volumes = vec!["mine".parse().unwrap(), "other".parse().unwrap()];
     let request = CloneRequest { source: "base".parse().unwrap(), volumes };
     let records = engine.clone_disk(&request).unwrap();

@@ -2,93 +2,51 @@
 //!
 //! Everything here is in the order of paths or of disk addresses, so nothing depends on which thread was first.
 
-use crate::contents::{Contents, Step, step_of_block};
-use silt_ext4::{
-    EntryId, EntryKind, Hierarchy, Layout, LayoutOptions,
-    writer::{DataExtent, Summary},
+use crate::{
+    build::{BuildRequest, BuiltImage},
+    contents::{Contents, Step, step_of_block},
 };
-use silt_store::{
-    ChunkKind, ChunkSink, Compression, ImageRecord, Ingest, IngestCounts, Named, Store,
-};
+use silt_ext4::{EntryId, EntryKind, Hierarchy, Layout, LayoutOptions, writer::DataExtent};
+use silt_store::{ChunkKind, ChunkSink, ImageRecord, Ingest};
 use silt_tree::{TreeBuilder, TreeContent, TreeEntry, TreeKind};
 use silt_types::{
-    BLOCK_SIZE_BYTES, CHUNK_BLOCKS_MAX, CHUNK_SIZE_BYTES_MAX, DiskId, Error, ErrorKind, Name,
-    Progress, Result, TreeId,
+    BLOCK_SIZE_BYTES, CHUNK_BLOCKS_MAX, CHUNK_SIZE_BYTES_MAX, DiskId, Error, ErrorKind, Progress,
+    Result, TreeId,
 };
 use silt_volume::MapBuilder;
 use std::collections::HashMap;
 
-/// What an image is to be.
-#[derive(Clone, Debug)]
-pub struct BuildOptions {
-    /// Its name.
-    pub name: Name,
-    /// Length of its disk in bytes; what is needed and some slack where `None`.
-    pub size_bytes: Option<u64>,
-    /// Whether it may take the place of an image of that name.
-    pub replace: bool,
-    /// How its chunks are compressed.
-    pub compression: Compression,
-    /// The present time, in nanoseconds since 1970: part of the record, not of the disk.
-    pub created_ns: i64,
-}
-
-/// An image that was published.
-#[derive(Clone, Debug)]
-pub struct BuiltImage {
-    /// What the catalog says of it.
-    pub record: ImageRecord,
-    /// Bytes read from the source.
-    pub bytes_read: u64,
-    /// What it added to the store.
-    pub counts: IngestCounts,
-    /// How its disk is laid out.
-    pub layout: Summary,
-}
-
-/// What every source comes down to.
-pub(crate) struct Source {
+/// What every source of files comes down to.
+pub(crate) struct Files {
     pub(crate) hierarchy: Hierarchy,
     pub(crate) contents: Contents,
     pub(crate) bytes_read: u64,
 }
 
-/// `AlreadyExists`, before any work is done, if an image cannot have a name; the publication checks again. With `replace`
-/// it may be an image's.
-pub fn refuse_taken_name(store: &Store, name: &Name, replace: bool) -> Result<()> {
-    match store.find(&name.clone().into()) {
-        Ok(Named::Image(_)) if replace => Ok(()),
-        Ok(other) => {
-            let message = format!("the name {name} is taken by the {} of that name", other.kind());
-            Err(Error::new(ErrorKind::AlreadyExists, message))
-        }
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
-/// Lays `source` out and publishes it.
+/// Lays `files` out and publishes it.
 pub(crate) fn assemble(
     ingest: Ingest,
-    source: Source,
-    options: &BuildOptions,
+    files: Files,
+    request: &BuildRequest,
+    created_ns: i64,
     progress: &dyn Progress,
 ) -> Result<BuiltImage> {
     progress.begin("laying out", 0);
-    let tree = build_tree(&ingest, &source)?;
-    let layout_options = LayoutOptions { uuid: uuid_of(&tree), size_bytes: options.size_bytes };
-    let layout = Layout::plan(&source.hierarchy, &layout_options)?;
-    let disk = build_map(&ingest, &source, &layout)?;
+    let tree = build_tree(&ingest, &files)?;
+    let layout_options = LayoutOptions { uuid: uuid_of(&tree), size_bytes: request.size_bytes };
+    let layout = Layout::plan(&files.hierarchy, &layout_options)?;
+    let disk = build_map(&ingest, &files, &layout)?;
     progress.begin("publishing", 0);
     let record = ImageRecord {
-        name: options.name.clone(),
+        name: request.name.clone(),
         disk,
         tree: Some(tree),
-        created_ns: options.created_ns,
+        created_ns,
         bytes_nonzero: ingest.counts().bytes,
     };
-    let counts = ingest.publish_image(&record, options.replace)?;
-    Ok(BuiltImage { record, bytes_read: source.bytes_read, counts, layout: layout.summary() })
+    let counts = ingest.publish_image(&record, request.replace)?;
+    let bytes_read = files.bytes_read;
+    Ok(BuiltImage { record, bytes_read, counts, layout: Some(layout.summary()), no_tree: None })
 }
 
 /// The UUID of a file system: of the kind that applications define (RFC 9562, version 8), from what is in it.
@@ -100,13 +58,13 @@ fn uuid_of(tree: &TreeId) -> [u8; 16] {
     uuid
 }
 
-fn build_tree(sink: &dyn ChunkSink, source: &Source) -> Result<TreeId> {
+fn build_tree(sink: &dyn ChunkSink, files: &Files) -> Result<TreeId> {
     let mut builder = TreeBuilder::new(sink);
-    builder.push(&tree_entry(sink, source, EntryId::ROOT, Vec::new())?)?;
+    builder.push(&tree_entry(sink, files, EntryId::ROOT, Vec::new())?)?;
     let mut path: Vec<u8> = Vec::new();
     let mut lengths = Vec::new();
     let mut first_paths: HashMap<EntryId, Vec<u8>> = HashMap::new();
-    for visit in source.hierarchy.walk() {
+    for visit in files.hierarchy.walk() {
         // The path of the parent, by its depth.
         lengths.truncate(visit.depth - 1);
         path.truncate(lengths.last().copied().unwrap_or(0));
@@ -116,8 +74,8 @@ fn build_tree(sink: &dyn ChunkSink, source: &Source) -> Result<TreeId> {
         path.extend_from_slice(visit.name);
         lengths.push(path.len());
         if visit.is_primary {
-            builder.push(&tree_entry(sink, source, visit.entry, path.clone())?)?;
-            if source.hierarchy.links(visit.entry) > 1 {
+            builder.push(&tree_entry(sink, files, visit.entry, path.clone())?)?;
+            if files.hierarchy.links(visit.entry) > 1 {
                 first_paths.insert(visit.entry, path.clone());
             }
         } else {
@@ -130,12 +88,12 @@ fn build_tree(sink: &dyn ChunkSink, source: &Source) -> Result<TreeId> {
 
 fn tree_entry(
     sink: &dyn ChunkSink,
-    source: &Source,
+    files: &Files,
     entry: EntryId,
     path: Vec<u8>,
 ) -> Result<TreeEntry> {
-    let metadata = source.hierarchy.metadata(entry);
-    let xattrs = source.hierarchy.xattrs(entry).iter();
+    let metadata = files.hierarchy.metadata(entry);
+    let xattrs = files.hierarchy.xattrs(entry).iter();
     Ok(TreeEntry {
         permissions: metadata.permissions,
         uid: metadata.uid,
@@ -143,18 +101,18 @@ fn tree_entry(
         mtime_seconds: metadata.mtime.seconds,
         mtime_nanoseconds: metadata.mtime.nanoseconds,
         xattrs: xattrs.map(|xattr| (xattr.name.to_vec(), xattr.value.to_vec())).collect(),
-        ..TreeEntry::bare(path, tree_kind(sink, source, entry)?)
+        ..TreeEntry::bare(path, tree_kind(sink, files, entry)?)
     })
 }
 
-fn tree_kind(sink: &dyn ChunkSink, source: &Source, entry: EntryId) -> Result<TreeKind> {
-    Ok(match source.hierarchy.kind(entry) {
+fn tree_kind(sink: &dyn ChunkSink, files: &Files, entry: EntryId) -> Result<TreeKind> {
+    Ok(match files.hierarchy.kind(entry) {
         EntryKind::Directory => TreeKind::Directory,
         EntryKind::File => {
-            let size_bytes = source.hierarchy.size_bytes(entry);
+            let size_bytes = files.hierarchy.size_bytes(entry);
             TreeKind::File {
                 size_bytes,
-                content: tree_content(sink, &source.contents, entry, size_bytes)?,
+                content: tree_content(sink, &files.contents, entry, size_bytes)?,
             }
         }
         EntryKind::Symlink(target) => TreeKind::Symlink(target.to_vec()),
@@ -190,11 +148,11 @@ fn tree_content(
     Ok(TreeContent::Map(map.finish()?.root))
 }
 
-fn build_map(sink: &dyn ChunkSink, source: &Source, layout: &Layout) -> Result<DiskId> {
-    let data = layout.data_extents(&source.hierarchy)?;
+fn build_map(sink: &dyn ChunkSink, files: &Files, layout: &Layout) -> Result<DiskId> {
+    let data = layout.data_extents(&files.hierarchy)?;
     let mut writer = MapWriter {
         sink,
-        contents: &source.contents,
+        contents: &files.contents,
         map: MapBuilder::new(sink, layout.size_bytes())?,
         data: data.iter(),
         next: None,
@@ -202,7 +160,7 @@ fn build_map(sink: &dyn ChunkSink, source: &Source, layout: &Layout) -> Result<D
         run_start: 0,
     };
     writer.next = writer.data.next();
-    layout.for_each_metadata_block(&source.hierarchy, &mut |block, bytes| {
+    layout.for_each_metadata_block(&files.hierarchy, &mut |block, bytes| {
         writer.metadata_block(block, bytes)
     })?;
     writer.finish_run()?;

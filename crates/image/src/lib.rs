@@ -1,11 +1,13 @@
 //! Sources of images: from files to a tree, an ext4 layout and a disk map, published together.
 //!
-//! A source fills a [`silt_ext4::Hierarchy`] and reads the files it names; everything after that is the same for all:
-//! see `assemble`. The one source so far is a folder: see `directory`.
+//! A source of files fills a [`silt_ext4::Hierarchy`] and puts the content of its files into chunks; everything after that is the same for
+//! all: see `assemble`. Each kind of source has a module of its own, and [`build()`] picks it.
 
 mod assemble;
+mod build;
 mod contents;
 mod directory;
+mod source;
 
-pub use assemble::{BuildOptions, BuiltImage, refuse_taken_name};
-pub use directory::{Owner, build_from_directory};
+pub use build::{BuildRequest, BuiltImage, Owner, build, refuse_taken_name};
+pub use source::{Format, Source};

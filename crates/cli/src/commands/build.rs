@@ -1,4 +1,4 @@
-//! `silt build`: an image from a folder.
+//! `silt build`: an image from files or disks.
 
 use super::Context;
 use crate::{
@@ -6,9 +6,9 @@ use crate::{
     progress::Bar,
 };
 use serde_json::{Value, json};
-use silt_engine::{BuildRequest, BuiltImage, Compression, Owner};
+use silt_engine::{BuildRequest, BuiltImage, Format, Owner, Source, Summary};
 use silt_types::{Error, Name, Result, format_size, parse_size};
-use std::{path::PathBuf, time::Instant};
+use std::{ffi::OsString, time::Instant};
 
 /// Build an image from a folder.
 ///
@@ -23,9 +23,9 @@ use std::{path::PathBuf, time::Instant};
 
 Without --size the disk holds the content and a quarter more; the output says how much of it is free.")]
 pub(crate) struct Args {
-    /// The folder to build from.
-    #[arg(value_name = "DIR")]
-    dir: PathBuf,
+    /// What to build from; `silt sources` lists what is understood.
+    #[arg(value_name = "SOURCE")]
+    source: OsString,
     /// Name of the image.
     image: String,
     /// Length of the disk, for example 512M or 20GiB.
@@ -37,33 +37,28 @@ pub(crate) struct Args {
     /// Take the place of an image of that name; volumes on the old one keep it.
     #[arg(long)]
     replace: bool,
+    /// What the source is, whatever its content says: directory, tar, raw or qcow2.
+    #[arg(long, value_name = "FORMAT")]
+    from: Option<String>,
     /// none, lz4, zstd, or zstd:LEVEL with a level from 1 to 19.
     #[arg(long, value_name = "CODEC", default_value = "zstd")]
     compression: String,
 }
 
 pub(crate) fn run(context: &Context, args: Args) -> Result<()> {
+    let source = Source::parse(&args.source)?;
     let request = BuildRequest {
         name: args.image.parse()?,
         size_bytes: args.size.as_deref().map(parse_size).transpose()?,
-        owner: args.owner.as_deref().map(parse_owner).transpose()?,
         replace: args.replace,
-        compression: args.compression.parse::<Compression>()?,
+        compression: args.compression.parse()?,
+        format: args.from.as_deref().map(Format::parse).transpose()?,
+        owner: args.owner.as_deref().map(parse_owner).transpose()?,
     };
-    if !args.dir.is_dir() {
-        let metadata = std::fs::metadata(&args.dir);
-        let metadata =
-            metadata.map_err(|e| Error::io(format!("cannot open {}", args.dir.display()), e))?;
-        return Err(Error::invalid(format!(
-            "{} is no folder but {:?}",
-            args.dir.display(),
-            metadata.file_type()
-        )));
-    }
     let started = Instant::now();
-    let built = context.engine_or_new()?.build_directory(&args.dir, &request, &Bar::new())?;
+    let built = context.engine_or_new()?.build(&source, &request, &Bar::new())?;
     let seconds = started.elapsed().as_secs_f64();
-    if !built.layout.has_journal() {
+    if built.layout.as_ref().is_some_and(|layout| !layout.has_journal()) {
         warn("note: a disk below 8 MiB has no journal");
     }
     print(context.json, || document(&built, seconds), || text(&request.name, &built, seconds))
@@ -78,7 +73,7 @@ fn parse_owner(text: &str) -> Result<Owner> {
 }
 
 fn document(built: &BuiltImage, seconds: f64) -> Value {
-    let (record, counts, layout) = (&built.record, &built.counts, &built.layout);
+    let (record, counts, layout) = (&built.record, &built.counts, built.layout.as_ref());
     json!({
         "image": record.name.as_str(),
         "disk_id": record.disk.to_string(),
@@ -91,29 +86,39 @@ fn document(built: &BuiltImage, seconds: f64) -> Value {
         "bytes_stored": counts.bytes_stored,
         "chunks": counts.chunks,
         "chunks_new": counts.chunks_new,
-        "inodes": layout.inodes,
-        "bytes_free": layout.blocks_free * 4096,
-        "journal": layout.has_journal(),
+        "inodes": layout.map(|layout| layout.inodes),
+        "bytes_free": layout.map(|layout| layout.blocks_free * 4096),
+        "journal": layout.map(Summary::has_journal),
         "seconds": seconds,
     })
 }
 
 fn text(name: &Name, built: &BuiltImage, seconds: f64) -> String {
-    let (record, counts, layout) = (&built.record, &built.counts, &built.layout);
+    let (record, counts) = (&built.record, &built.counts);
+    let (size, read) = (format_size(record.disk.size_bytes), format_size(built.bytes_read));
+    let (disk, read) = match &built.layout {
+        None => (size, read),
+        Some(layout) => (
+            format!(
+                "{size} ({} free, {} inodes{})",
+                format_size(layout.blocks_free * 4096),
+                layout.inodes,
+                if layout.has_journal() { "" } else { ", no journal" }
+            ),
+            format!("{read} in {} files and folders", layout.inodes_used),
+        ),
+    };
+    let tree =
+        built.no_tree.as_ref().map_or_else(String::new, |why| format!("tree    none: {why}\n"));
     format!(
         "built {name} in {seconds:.2} s\n\
-         disk    {} ({} free, {} inodes{})\n\
+         disk    {disk}\n\
          disk id {}\n\
-         read    {} in {} files and folders\n\
+         {tree}\
+         read    {read}\n\
          content {}, of which {} new and {} already in the store\n\
          stored  {} in {} new chunks of {}\n",
-        format_size(record.disk.size_bytes),
-        format_size(layout.blocks_free * 4096),
-        layout.inodes,
-        if layout.has_journal() { "" } else { ", no journal" },
         record.disk,
-        format_size(built.bytes_read),
-        layout.inodes_used,
         format_size(counts.bytes),
         format_size(counts.bytes_new),
         format_size(counts.bytes - counts.bytes_new),

@@ -8,40 +8,32 @@ mod problems;
 mod read;
 mod walk;
 
-use crate::assemble::{self, BuildOptions, BuiltImage};
+use crate::{
+    assemble,
+    build::{BuildRequest, BuiltImage},
+};
 use beneath::Root;
 use problems::Problems;
 use silt_store::Store;
 use silt_types::{Progress, Result};
 use std::path::Path;
 
-/// An owner to give to every entry instead of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Owner {
-    /// User.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-}
-
-/// Builds an image from the folder `dir` and publishes it. `owner` replaces every owner. `Io`, naming up to twenty of
-/// them, if entries cannot be read or change meanwhile.
-pub fn build_from_directory(
+/// Builds an image from the folder `dir`. `Io`, naming up to twenty of them, if entries cannot be read or change meanwhile.
+pub(crate) fn build(
     store: &Store,
     dir: &Path,
-    owner: Option<Owner>,
-    options: &BuildOptions,
+    request: &BuildRequest,
+    created_ns: i64,
     progress: &dyn Progress,
 ) -> Result<BuiltImage> {
     let root = Root::open(dir)?;
-    assemble::refuse_taken_name(store, &options.name, options.replace)?;
     let problems = Problems::new(dir);
     progress.begin("walking", 0);
-    let walked = walk::walk(&root, owner, &problems)?;
+    let walked = walk::walk(&root, request.owner, &problems)?;
     problems.check()?;
-    let ingest = store.ingest(options.compression)?;
+    let ingest = store.ingest(request.compression)?;
     progress.begin("reading", walked.bytes);
-    let read = read::read_files(store, &root, walked, &ingest, &problems, progress)?;
+    let files = read::read_files(store, &root, walked, &ingest, &problems, progress)?;
     problems.check()?;
-    assemble::assemble(ingest, read, options, progress)
+    assemble::assemble(ingest, files, request, created_ns, progress)
 }

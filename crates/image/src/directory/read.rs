@@ -6,7 +6,7 @@ use super::{
     walk::{FileSeen, Stamp, Walked},
 };
 use crate::{
-    assemble::Source,
+    assemble::Files,
     contents::{ContentsWriter, Step, nonzero_blocks},
 };
 use rustix::{
@@ -67,7 +67,7 @@ pub(crate) fn read_files(
     sink: &dyn ChunkSink,
     problems: &Problems,
     progress: &dyn Progress,
-) -> Result<Source> {
+) -> Result<Files> {
     let Walked { mut hierarchy, mut files, .. } = walked;
     // Neighbours on disk and in the hierarchy become neighbours in packs.
     files.sort_unstable_by_key(|file| file.entry);
@@ -99,7 +99,7 @@ pub(crate) fn read_files(
             &contents.runs(file.entry)?,
         )?;
     }
-    Ok(Source { hierarchy, contents, bytes_read })
+    Ok(Files { hierarchy, contents, bytes_read })
 }
 
 impl Reader<'_> {

@@ -1,6 +1,7 @@
 //! The walk: every name beneath the root, with its metadata, by all cores at once.
 
-use super::{Owner, beneath::Root, problems::Problems};
+use super::{beneath::Root, problems::Problems};
+use crate::build::Owner;
 use rustix::{
     fd::{AsRawFd as _, OwnedFd},
     fs::{AtFlags, Dir, FileType, Stat, major, minor, readlinkat, statat},
