@@ -4,7 +4,7 @@
 
 use crate::{
     build::{BuildRequest, BuiltImage},
-    contents::{Contents, Step, step_of_block},
+    contents::{Contents, ContentsWriter, Step, step_of_block},
 };
 use silt_ext4::{EntryId, EntryKind, Hierarchy, Layout, LayoutOptions, writer::DataExtent};
 use silt_store::{ChunkKind, ChunkSink, ImageRecord, Ingest};
@@ -21,6 +21,24 @@ pub(crate) struct Files {
     pub(crate) hierarchy: Hierarchy,
     pub(crate) contents: Contents,
     pub(crate) bytes_read: u64,
+}
+
+impl Files {
+    /// A hierarchy whose files have their lengths, and what is known of their content, which becomes their runs of blocks.
+    pub(crate) fn new(
+        mut hierarchy: Hierarchy,
+        contents: ContentsWriter,
+        bytes_read: u64,
+    ) -> Result<Files> {
+        let contents = contents.finish()?;
+        let has_content = |entry: &EntryId| hierarchy.size_bytes(*entry) > 0;
+        let files: Vec<EntryId> = hierarchy.entries().filter(has_content).collect();
+        for entry in files {
+            let (size_bytes, runs) = (hierarchy.size_bytes(entry), contents.runs(entry)?);
+            hierarchy.set_file_content(entry, size_bytes, &runs)?;
+        }
+        Ok(Files { hierarchy, contents, bytes_read })
+    }
 }
 
 /// Lays `files` out and publishes it.

@@ -1,12 +1,26 @@
 //! Building an image: what is asked for, what came of it, and which source does it.
 
 use crate::{
+    assemble::{Files, assemble},
+    contents::ContentsWriter,
     directory,
+    edits::Edits,
+    input::{self, Input, Opened},
     source::{Format, Source},
+    stream::{Packed, peek},
+    tar,
 };
-use silt_ext4::writer::Summary;
-use silt_store::{Compression, ImageRecord, IngestCounts, Named, Store};
-use silt_types::{Error, ErrorKind, Name, Progress, Result};
+use silt_ext4::{Hierarchy, writer::Summary};
+use silt_store::{Compression, ImageRecord, Ingest, IngestCounts, Named, Store};
+use silt_types::{Context as _, Error, ErrorKind, Name, Progress, Result};
+use std::{
+    io::Read,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+/// What an archive may come to unless more is allowed: more than any root file system, less than a few kilobytes can be made
+/// to stand for.
+pub const MAX_SIZE_BYTES_DEFAULT: u64 = 256 << 30;
 
 /// An owner to give to every entry instead of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,8 +44,10 @@ pub struct BuildRequest {
     pub compression: Compression,
     /// What the source is; what its content says where `None`.
     pub format: Option<Format>,
-    /// Owner of every entry, instead of its own.
-    pub owner: Option<Owner>,
+    /// What to change of the source's files.
+    pub edits: Edits,
+    /// The most bytes that may come out of an archive.
+    pub max_size_bytes: u64,
 }
 
 impl BuildRequest {
@@ -43,7 +59,8 @@ impl BuildRequest {
             replace: false,
             compression: Compression::default(),
             format: None,
-            owner: None,
+            edits: Edits::default(),
+            max_size_bytes: MAX_SIZE_BYTES_DEFAULT,
         }
     }
 }
@@ -74,10 +91,73 @@ pub fn build(
     progress: &dyn Progress,
 ) -> Result<BuiltImage> {
     refuse_taken_name(store, &request.name, request.replace)?;
-    let Source::Path(path) = source else {
-        return Err(Error::new(ErrorKind::Unsupported, format!("{source} is not understood")));
+    let input = match source {
+        Source::Path(path) => match input::open(path)? {
+            Opened::Input(input) => input,
+            Opened::Directory => {
+                if request.format.is_some_and(|format| format != Format::Directory) {
+                    return Err(Error::invalid(format!("{source} is a folder")));
+                }
+                return build_files(store, request, created_ns, progress, |sink, contents| {
+                    directory::read(path, &request.edits, sink, contents, progress)
+                });
+            }
+        },
+        Source::Stdin => input::stdin()?,
+        _ => return Err(Error::new(ErrorKind::Unsupported, format!("{source} is not understood"))),
     };
-    directory::build(store, path, request, created_ns, progress)
+    build_input(store, &input, request, created_ns, progress).context(|| input.name.clone())
+}
+
+/// Builds from a file, a device or a pipe.
+fn build_input(
+    store: &Store,
+    input: &Input,
+    request: &BuildRequest,
+    created_ns: i64,
+    progress: &dyn Progress,
+) -> Result<BuiltImage> {
+    let bytes_read = AtomicU64::new(0);
+    let packed = Packed::of(&input.head);
+    let stream = input.stream(&bytes_read, progress);
+    let (head, stream) = match packed {
+        Some(packed) => peek(packed.unpack(stream)?),
+        None => peek(Box::new(stream) as Box<dyn Read>),
+    }
+    .map_err(tar::unreadable)?;
+    let format = match request.format {
+        Some(format) => format,
+        None if tar::begins_archive(&head) => Format::Tar,
+        None => Format::Raw,
+    };
+    match format {
+        Format::Tar => {
+            let len_bytes_max = request.max_size_bytes;
+            progress.begin("reading", input.len_bytes.unwrap_or(0));
+            build_files(store, request, created_ns, progress, |sink, contents| {
+                let hierarchy = tar::read(stream, len_bytes_max, sink, contents)?;
+                Ok((hierarchy, bytes_read.load(Relaxed)))
+            })
+        }
+        Format::Directory => Err(Error::invalid("it is no folder")),
+        _ => Err(Error::new(ErrorKind::Unsupported, "not understood")),
+    }
+}
+
+/// Builds from files: `read` puts their content where it belongs, and answers the hierarchy and the bytes read.
+fn build_files(
+    store: &Store,
+    request: &BuildRequest,
+    created_ns: i64,
+    progress: &dyn Progress,
+    read: impl FnOnce(&Ingest, &ContentsWriter) -> Result<(Hierarchy, u64)>,
+) -> Result<BuiltImage> {
+    let ingest = store.ingest(request.compression)?;
+    let contents = ContentsWriter::new(store.paths().root())?;
+    let (mut hierarchy, bytes_read) = read(&ingest, &contents)?;
+    let added = request.edits.apply(&mut hierarchy, &ingest, &contents)?;
+    let files = Files::new(hierarchy, contents, bytes_read + added)?;
+    assemble(ingest, files, request, created_ns, progress)
 }
 
 /// `AlreadyExists`, before any work is done, if an image cannot have a name; the publication checks again. With `replace`

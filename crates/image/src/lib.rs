@@ -7,7 +7,16 @@ mod assemble;
 mod build;
 mod contents;
 mod directory;
+mod edits;
+mod feed;
+mod input;
+mod placing;
 mod source;
+mod stream;
+mod tar;
 
-pub use build::{BuildRequest, BuiltImage, Owner, build, refuse_taken_name};
+pub use build::{
+    BuildRequest, BuiltImage, MAX_SIZE_BYTES_DEFAULT, Owner, build, refuse_taken_name,
+};
+pub use edits::{AddedFile, Edits, Glob};
 pub use source::{Format, Source};

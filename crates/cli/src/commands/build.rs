@@ -6,20 +6,32 @@ use crate::{
     progress::Bar,
 };
 use serde_json::{Value, json};
-use silt_engine::{BuildRequest, BuiltImage, Format, Owner, Source, Summary};
+use silt_engine::{
+    AddedFile, BuildRequest, BuiltImage, Edits, Format, Glob, MAX_SIZE_BYTES_DEFAULT, Owner,
+    Source, Summary,
+};
 use silt_types::{Error, Name, Result, format_size, parse_size};
-use std::{ffi::OsString, time::Instant};
+use std::{
+    ffi::{OsStr, OsString},
+    os::unix::ffi::OsStrExt as _,
+    path::PathBuf,
+    time::Instant,
+};
 
-/// Build an image from a folder.
+/// Build an image from files.
 ///
-/// Everything is kept: owners, modes, times, links, devices, extended attributes, holes. An entry that cannot be read,
-/// or a file that changes meanwhile, is an error (exit 10), and then nothing is published. The same folder gives the
-/// same disk, byte for byte, on every machine.
+/// From a folder or a tar (compressed or not, `-` for standard input). Everything is kept: owners, modes, times, links,
+/// devices, extended attributes, holes. An entry that cannot be read, or a file that changes meanwhile, is an error (exit 10), and
+/// then nothing is published. The same files give the same disk, byte for byte, on every machine, whatever they come
+/// from.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   silt build ./rootfs debian
   silt build ./rootfs debian --size 8GiB --replace
   silt build ./site www --owner 0:0 --json
+  silt build rootfs.tar.zst debian
+  curl -L https://example.org/rootfs.tar.xz | silt build - alpine
+  silt build ./rootfs debian --exclude '*.pyc' --add authorized_keys:/root/.ssh/
 
 Without --size the disk holds the content and a quarter more; the output says how much of it is free.")]
 pub(crate) struct Args {
@@ -31,18 +43,84 @@ pub(crate) struct Args {
     /// Length of the disk, for example 512M or 20GiB.
     #[arg(long)]
     size: Option<String>,
-    /// Owner of every entry, instead of its own.
-    #[arg(long, value_name = "UID:GID")]
-    owner: Option<String>,
+    #[command(flatten)]
+    edits: EditArgs,
     /// Take the place of an image of that name; volumes on the old one keep it.
     #[arg(long)]
     replace: bool,
     /// What the source is, whatever its content says: directory, tar, raw or qcow2.
     #[arg(long, value_name = "FORMAT")]
     from: Option<String>,
+    /// The most that may come out of an archive.
+    #[arg(long, value_name = "SIZE")]
+    max_size: Option<String>,
     /// none, lz4, zstd, or zstd:LEVEL with a level from 1 to 19.
     #[arg(long, value_name = "CODEC", default_value = "zstd")]
     compression: String,
+}
+
+/// Small edits of what the source has, in the order in which they stand here.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Edits, in this order")]
+struct EditArgs {
+    /// Owner of every entry, instead of its own.
+    #[arg(long, value_name = "UID:GID")]
+    owner: Option<String>,
+    /// Leave out what matches: names anywhere, or paths from the root if there is a slash in it. May be repeated.
+    #[arg(long, value_name = "GLOB")]
+    exclude: Vec<String>,
+    /// Remove a path, with all beneath it. May be repeated.
+    #[arg(long, value_name = "PATH")]
+    rm: Vec<PathBuf>,
+    /// Add a file, or put it in place of another; it becomes root's. May be repeated.
+    #[arg(long, value_name = "FILE:/PATH")]
+    add: Vec<OsString>,
+    /// Set the permissions of a path, in octal. May be repeated.
+    #[arg(long, value_name = "MODE:/PATH")]
+    chmod: Vec<OsString>,
+    /// Set the owner of a path. May be repeated.
+    #[arg(long, value_name = "UID:GID:/PATH")]
+    chown: Vec<OsString>,
+}
+
+impl EditArgs {
+    fn parse(&self) -> Result<Edits> {
+        let add = |text: &OsString| {
+            let (file, path) = split_at_path(text)?;
+            Ok(AddedFile { file: file.into(), path })
+        };
+        let mode = |text: &OsString| {
+            let (mode, path) = split_at_path(text)?;
+            let bits = mode.to_str().and_then(|mode| u16::from_str_radix(mode, 8).ok());
+            let bits = bits.filter(|bits| *bits <= 0o7777);
+            let bits = bits.ok_or_else(|| {
+                Error::invalid(format!("bad mode {mode:?}: give it in octal, as in 0755"))
+            })?;
+            Ok((path, bits))
+        };
+        let owner = |text: &OsString| {
+            let (owner, path) = split_at_path(text)?;
+            Ok((path, parse_owner(&owner.to_string_lossy())?))
+        };
+        Ok(Edits {
+            owner: self.owner.as_deref().map(parse_owner).transpose()?,
+            excluded: self.exclude.iter().map(|text| Glob::parse(text)).collect::<Result<_>>()?,
+            removed: self.rm.clone(),
+            added: self.add.iter().map(add).collect::<Result<_>>()?,
+            modes: self.chmod.iter().map(mode).collect::<Result<_>>()?,
+            owners: self.chown.iter().map(owner).collect::<Result<_>>()?,
+        })
+    }
+}
+
+/// What stands before the last `:/` and the path behind it.
+fn split_at_path(text: &OsStr) -> Result<(&OsStr, PathBuf)> {
+    let bytes = text.as_bytes();
+    let cut = bytes.windows(2).rposition(|pair| pair == b":/").filter(|cut| *cut > 0);
+    let cut = cut.ok_or_else(|| {
+        Error::invalid(format!("{}: a path is missing, as in :/etc/hosts", text.display()))
+    })?;
+    Ok((OsStr::from_bytes(&bytes[..cut]), OsStr::from_bytes(&bytes[cut + 1..]).into()))
 }
 
 pub(crate) fn run(context: &Context, args: Args) -> Result<()> {
@@ -53,7 +131,8 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<()> {
         replace: args.replace,
         compression: args.compression.parse()?,
         format: args.from.as_deref().map(Format::parse).transpose()?,
-        owner: args.owner.as_deref().map(parse_owner).transpose()?,
+        edits: args.edits.parse()?,
+        max_size_bytes: args.max_size.as_deref().map_or(Ok(MAX_SIZE_BYTES_DEFAULT), parse_size)?,
     };
     let started = Instant::now();
     let built = context.engine_or_new()?.build(&source, &request, &Bar::new())?;

@@ -8,32 +8,30 @@ mod problems;
 mod read;
 mod walk;
 
-use crate::{
-    assemble,
-    build::{BuildRequest, BuiltImage},
-};
+use crate::{contents::ContentsWriter, edits::Edits};
 use beneath::Root;
 use problems::Problems;
-use silt_store::Store;
+use silt_ext4::Hierarchy;
+use silt_store::ChunkSink;
 use silt_types::{Progress, Result};
 use std::path::Path;
 
-/// Builds an image from the folder `dir`. `Io`, naming up to twenty of them, if entries cannot be read or change meanwhile.
-pub(crate) fn build(
-    store: &Store,
+/// Reads the folder `dir`, without what `edits` leaves out: its files go to `sink`, and which chunks they have to `contents`.
+/// Answers the bytes read, too. `Io`, naming up to twenty of them, if entries cannot be read or change meanwhile.
+pub(crate) fn read(
     dir: &Path,
-    request: &BuildRequest,
-    created_ns: i64,
+    edits: &Edits,
+    sink: &dyn ChunkSink,
+    contents: &ContentsWriter,
     progress: &dyn Progress,
-) -> Result<BuiltImage> {
+) -> Result<(Hierarchy, u64)> {
     let root = Root::open(dir)?;
     let problems = Problems::new(dir);
     progress.begin("walking", 0);
-    let walked = walk::walk(&root, request.owner, &problems)?;
+    let walked = walk::walk(&root, edits, &problems)?;
     problems.check()?;
-    let ingest = store.ingest(request.compression)?;
     progress.begin("reading", walked.bytes);
-    let files = read::read_files(store, &root, walked, &ingest, &problems, progress)?;
+    let read = read::read_files(&root, walked, sink, contents, &problems, progress)?;
     problems.check()?;
-    assemble::assemble(ingest, files, request, created_ns, progress)
+    Ok(read)
 }

@@ -5,17 +5,14 @@ use super::{
     problems::Problems,
     walk::{FileSeen, Stamp, Walked},
 };
-use crate::{
-    assemble::Files,
-    contents::{ContentsWriter, Step, nonzero_blocks},
-};
+use crate::contents::{ContentsWriter, Step, nonzero_blocks};
 use rustix::{
     fd::OwnedFd,
     fs::{SeekFrom, fstat, seek},
     io::Errno,
 };
 use silt_ext4::{EntryId, Hierarchy};
-use silt_store::{ChunkKind, ChunkSink, Store};
+use silt_store::{ChunkKind, ChunkSink};
 use silt_types::{CHUNK_SIZE_BYTES_MAX, Error, Progress, Result};
 use std::{
     ops::Range,
@@ -59,24 +56,23 @@ struct Queue<'a> {
     rest: Option<Piece>,
 }
 
-/// Reads every file that `walked` has, and lays down which chunks each consists of.
+/// Reads every file that `walked` has, and lays down which chunks each consists of. Answers the hierarchy and the bytes read.
 pub(crate) fn read_files(
-    store: &Store,
     root: &Root,
     walked: Walked,
     sink: &dyn ChunkSink,
+    contents: &ContentsWriter,
     problems: &Problems,
     progress: &dyn Progress,
-) -> Result<Files> {
-    let Walked { mut hierarchy, mut files, .. } = walked;
+) -> Result<(Hierarchy, u64)> {
+    let Walked { hierarchy, mut files, .. } = walked;
     // Neighbours on disk and in the hierarchy become neighbours in packs.
     files.sort_unstable_by_key(|file| file.entry);
-    let contents = ContentsWriter::new(store.paths().root())?;
     let reader = Reader {
         root,
         hierarchy: &hierarchy,
         sink,
-        contents: &contents,
+        contents,
         problems,
         progress,
         queue: Mutex::new(Queue { files: files.iter(), rest: None }),
@@ -91,15 +87,7 @@ pub(crate) fn read_files(
     if let Some(error) = reader.failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Err(error);
     }
-    let contents = contents.finish()?;
-    for file in &files {
-        hierarchy.set_file_content(
-            file.entry,
-            file.stamp.size_bytes,
-            &contents.runs(file.entry)?,
-        )?;
-    }
-    Ok(Files { hierarchy, contents, bytes_read })
+    Ok((hierarchy, bytes_read))
 }
 
 impl Reader<'_> {

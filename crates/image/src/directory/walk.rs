@@ -1,7 +1,7 @@
 //! The walk: every name beneath the root, with its metadata, by all cores at once.
 
 use super::{beneath::Root, problems::Problems};
-use crate::build::Owner;
+use crate::edits::Edits;
 use rustix::{
     fd::{AsRawFd as _, OwnedFd},
     fs::{AtFlags, Dir, FileType, Stat, major, minor, readlinkat, statat},
@@ -19,7 +19,7 @@ const XATTR_LEN_MAX: usize = 64 << 10;
 
 /// What was found.
 pub(crate) struct Walked {
-    /// Every entry; files without content yet.
+    /// Every entry; files as if they were one hole.
     pub(crate) hierarchy: Hierarchy,
     /// Files that are not empty, in no order.
     pub(crate) files: Vec<FileSeen>,
@@ -82,19 +82,19 @@ struct State {
 
 struct Walk<'a> {
     root: &'a Root,
-    owner: Option<Owner>,
+    edits: &'a Edits,
     problems: &'a Problems,
     state: Mutex<State>,
     wake: Condvar,
 }
 
 /// Walks everything beneath `root`. What cannot be read goes to `problems`.
-pub(crate) fn walk(root: &Root, owner: Option<Owner>, problems: &Problems) -> Result<Walked> {
+pub(crate) fn walk(root: &Root, edits: &Edits, problems: &Problems) -> Result<Walked> {
     let dir =
         root.open_dir(b"").map_err(|error| Error::io("cannot open the folder", error.into()))?;
     let stat = rustix::fs::fstat(&dir)
         .map_err(|error| Error::io("cannot look at the folder", error.into()))?;
-    let mut hierarchy = Hierarchy::new(metadata(&stat, owner))?;
+    let mut hierarchy = Hierarchy::new(metadata(&stat))?;
     match xattrs_of(&dir, b".") {
         Ok(xattrs) => set_xattrs(&mut hierarchy, EntryId::ROOT, &xattrs)?,
         Err(error) => problems.unreadable(b"", "extended attributes", error),
@@ -106,7 +106,7 @@ pub(crate) fn walk(root: &Root, owner: Option<Owner>, problems: &Problems) -> Re
         busy: 0,
         failed: None,
     };
-    let walk = Walk { root, owner, problems, state: Mutex::new(state), wake: Condvar::new() };
+    let walk = Walk { root, edits, problems, state: Mutex::new(state), wake: Condvar::new() };
     std::thread::scope(|scope| {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         (0..threads).for_each(|_| drop(scope.spawn(|| walk.work())));
@@ -158,6 +158,9 @@ impl Walk<'_> {
                 if name == b"." || name == b".." {
                     continue;
                 }
+                if !self.edits.is_empty() && self.is_left_out(&dir, path, &name) {
+                    continue;
+                }
                 match find(&dir, name.clone()) {
                     Ok(found) => all.push(found),
                     Err((what, error)) => self.problems.unreadable(&join(path, &name), what, error),
@@ -169,6 +172,14 @@ impl Walk<'_> {
             self.problems.unreadable(path, "folder", error);
         }
         Ok(all)
+    }
+
+    /// What is left out need not be readable.
+    fn is_left_out(&self, dir: &OwnedFd, folder: &[u8], name: &[u8]) -> bool {
+        let stat = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
+        let is_folder =
+            stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
+        self.edits.excludes(&join(folder, name), is_folder)
     }
 
     fn add(&self, folder: &Folder, found: Vec<Found>) -> Result<()> {
@@ -184,8 +195,7 @@ impl Walk<'_> {
                 walked.hierarchy.link(folder.entry, &name, *first)?;
                 continue;
             }
-            let entry =
-                walked.hierarchy.add(folder.entry, &name, kind, metadata(&stat, self.owner))?;
+            let entry = walked.hierarchy.add(folder.entry, &name, kind, metadata(&stat))?;
             set_xattrs(&mut walked.hierarchy, entry, &xattrs)?;
             if has_links {
                 linked.insert(inode, entry);
@@ -194,6 +204,7 @@ impl Walk<'_> {
                 to_do.push(Folder { entry, path: join(&folder.path, &name) });
             }
             if is_file && stat.st_size > 0 {
+                walked.hierarchy.set_file_content(entry, stat.st_size as u64, &[])?;
                 walked.bytes +=
                     (stat.st_size as u64).min((stat.st_blocks as u64).saturating_mul(512).max(1));
                 walked.files.push(FileSeen { entry, stamp: Stamp::of(&stat) });
@@ -232,12 +243,11 @@ fn kind_of<'a>(stat: &Stat, target: &'a [u8]) -> EntryKind<'a> {
     }
 }
 
-fn metadata(stat: &Stat, owner: Option<Owner>) -> Metadata {
-    let owner = owner.unwrap_or(Owner { uid: stat.st_uid, gid: stat.st_gid });
+fn metadata(stat: &Stat) -> Metadata {
     Metadata {
         permissions: (stat.st_mode & 0o7777) as u16,
-        uid: owner.uid,
-        gid: owner.gid,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
         mtime: Timestamp { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec as u32 },
     }
 }
