@@ -29,7 +29,7 @@ use std::{
 };
 
 /// Makes every kind of entry and every property that this project promises to keep. Needs root.
-fn everything(root: &Path) {
+pub(crate) fn everything(root: &Path) {
     fs::create_dir(root).unwrap();
     contents(root);
     links_and_specials(root);

@@ -4,6 +4,8 @@ mod acl;
 mod pax;
 mod reader;
 mod sparse;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use reader::{Member, MemberKind, TarReader, begins_archive, unreadable};
 

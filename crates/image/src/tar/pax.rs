@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn records_hold_any_bytes_and_the_last_one_counts() {
         let mut pax = Pax::default();
-        pax.add(b"20 SCHILY.xattr.a=\n\0\n30 mtime=1700000000.1234567891\n10 path=a\n9 path=\n")
+        pax.add(b"21 SCHILY.xattr.a=\n\0\n31 mtime=1700000000.1234567891\n10 path=a\n8 path=\n")
             .unwrap();
         assert_eq!(pax.xattrs, [(b"a".to_vec(), b"\n\0".to_vec())]);
         let mtime = Timestamp { seconds: 1_700_000_000, nanoseconds: 123_456_789 };
