@@ -9,6 +9,9 @@ const VERSION: u32 = 2;
 /// The id of an entry that names nobody.
 const NOBODY: u32 = u32::MAX;
 
+/// Length of a list of user, group and other alone.
+pub(super) const MINIMAL_LEN: usize = 4 + 3 * 8;
+
 /// The value of `system.posix_acl_access` or `..._default` for a list in text. Users and groups must be numbers, in their own
 /// place or (as some write them) in a fourth field.
 pub(super) fn attribute(text: &[u8]) -> Result<Vec<u8>> {

@@ -349,7 +349,11 @@ fn xattrs(pax: Pax) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
     ];
     for (name, list) in lists {
         if let Some(list) = list.filter(|_| xattrs.iter().all(|(known, _)| known != name)) {
-            xattrs.push((name.to_vec(), acl::attribute(&list)?));
+            let value = acl::attribute(&list)?;
+            // One that says no more than the mode does is none: no file system keeps it.
+            if name.ends_with(b"default") || value.len() > acl::MINIMAL_LEN {
+                xattrs.push((name.to_vec(), value));
+            }
         }
     }
     Ok(xattrs)

@@ -331,6 +331,16 @@ fn names_attributes_and_numbers_of_any_kind_are_kept() {
         (metadata.uid, metadata.mtime.seconds, metadata.mtime.nanoseconds),
         (4_000_000_000, -2, 500_000_000)
     );
+    let minimal = Made::default().pax(&[
+        ("SCHILY.acl.access", b"user::rw-\ngroup::r--\nother::---\n"),
+        ("SCHILY.acl.default", b"user::rw-\ngroup::r--\nother::---\n"),
+    ]);
+    let minimal = read_all(&minimal.add(b"d/", EntryType::Directory, b"").end()).unwrap();
+    let kept = minimal.xattrs(find(&minimal, "d").unwrap());
+    assert_eq!(
+        kept.iter().map(|xattr| &xattr.name[..]).collect::<Vec<_>>(),
+        [b"system.posix_acl_default"]
+    );
     let names: Vec<_> = hierarchy.xattrs(fifo).iter().map(|xattr| &xattr.name[..]).collect();
     assert_eq!(names, [&b"system.posix_acl_access"[..], b"user.a"]);
     assert_eq!(&*hierarchy.xattrs(fifo)[1].value, b"\n\0=");
