@@ -5,6 +5,7 @@ mod delta;
 mod device;
 mod folder;
 mod map;
+mod partitions;
 mod seal;
 mod volume;
 
@@ -16,5 +17,6 @@ pub use map::{
     ChunkPlace, DiskMap, Extent, Extents, MapBuilder, MapChange, MapDiff, MapVisitor, MappedExtent,
     diff_maps, shrink_map, update_map,
 };
-pub use seal::{SealCounts, SealParts, Sealed, seal};
+pub use partitions::{PartOfDisk, Partition, ext4_places, partitions};
+pub use seal::{DirtyBlocks, DirtyRuns, NewDisk, SealCounts, SealParts, Sealed, seal};
 pub use volume::{Volume, VolumeParts};

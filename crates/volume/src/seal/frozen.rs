@@ -1,9 +1,7 @@
 //! The disk to be sealed: a delta over a base, each to be read apart or both as one.
 
-use crate::{
-    delta::DeltaReader,
-    map::{ChunkPlace, DiskMap},
-};
+use super::DirtyBlocks;
+use crate::map::{ChunkPlace, DiskMap};
 use silt_ext4::reader::DiskRead;
 use silt_store::{Chunk, ChunkSource, KeyContext};
 use silt_types::{BLOCK_SIZE_BYTES, BlockRange, ChunkId, DiskId, Error, ErrorKind, Result};
@@ -16,14 +14,14 @@ pub(super) const BLOCK: usize = BLOCK_SIZE_BYTES as usize;
 pub(super) struct FrozenDisk<'a> {
     pub(super) source: Arc<dyn ChunkSource>,
     pub(super) base: DiskMap,
-    pub(super) delta: &'a DeltaReader,
+    pub(super) delta: &'a dyn DirtyBlocks,
 }
 
 impl<'a> FrozenDisk<'a> {
     pub(super) fn new(
         source: Arc<dyn ChunkSource>,
         base: DiskId,
-        delta: &'a DeltaReader,
+        delta: &'a dyn DirtyBlocks,
     ) -> Result<FrozenDisk<'a>> {
         Ok(FrozenDisk { base: DiskMap::open(source.clone(), base)?, source, delta })
     }

@@ -3,9 +3,12 @@
 //! Kept are the runs that hold a dirty block, and pieces of others that share a 64 KiB step with one: so a step can be told
 //! to be dirty as a whole. Nothing here may be relied on; two files may claim one block.
 
-use super::frozen::{FrozenDisk, WholeDisk};
-use roaring::RoaringBitmap;
-use silt_ext4::reader::{Ext4, Extent, Inode, InodeNumber, SurveyGaps};
+use super::{
+    dirty::DirtyBlocks,
+    frozen::{FrozenDisk, WholeDisk},
+};
+use crate::partitions::{PartOfDisk, ext4_places};
+use silt_ext4::reader::{DiskRead, Ext4, Extent, Inode, InodeNumber, SurveyGaps};
 use silt_types::{BLOCK_SIZE_BYTES, CHUNK_BLOCKS_MAX, Error, ErrorKind, Result};
 
 /// Runs kept: 40 MiB of them, and up to 16 MiB for the lengths of their files. The rest of a disk that has more is cut on
@@ -65,27 +68,24 @@ pub(super) struct FileHints {
 }
 
 impl FileHints {
-    /// Looks for the files whose inodes are in blocks that the delta or the journal has. An error only where the disk
-    /// cannot be read.
+    /// Looks for the files whose inodes are in dirty blocks or in the journal, on every ext4 that the disk has. An error only
+    /// where the disk cannot be read.
     pub(super) fn read(frozen: &FrozenDisk<'_>) -> Result<FileHints> {
-        let members = frozen.delta.members();
         let disk = WholeDisk::new(frozen);
-        let mut collector = Collector::new(members);
-        let surveyed = survey(&disk, members, &mut collector);
+        let mut collector = Collector::new(frozen.delta);
+        let mut lost = Vec::new();
+        match ext4_places(&disk) {
+            Ok(places) if places.is_empty() => lost.push("there is no ext4 on the disk".to_owned()),
+            Ok(places) => lost.extend(places.into_iter().filter_map(|place| {
+                let part = PartOfDisk::new(&disk, place);
+                what_was_lost(collector.survey(&part, place.start_bytes))
+            })),
+            Err(error) => lost.push(error.chain()),
+        }
         if let Some(error) = disk.failure() {
             return Err(error.context("cannot read the file system of the disk"));
         }
-        let lost = match surveyed {
-            Ok(gaps) if gaps.ended_early => {
-                Some("the files claim more blocks than there are".to_owned())
-            }
-            Ok(SurveyGaps { groups: 0, files: 0, .. }) => None,
-            Ok(SurveyGaps { groups, files, .. }) => {
-                Some(format!("{groups} damaged groups and {files} damaged files were passed over"))
-            }
-            Err(error) => Some(error.chain()),
-        };
-        Ok(collector.finish(lost))
+        Ok(collector.finish((!lost.is_empty()).then(|| lost.join("; "))))
     }
 
     /// The file that a block of the disk belongs to, and how many blocks from it on belong there too, one after the
@@ -118,28 +118,26 @@ impl FileHints {
     }
 }
 
-fn survey(
-    disk: &WholeDisk<'_>,
-    members: &RoaringBitmap,
-    collector: &mut Collector<'_>,
-) -> Result<SurveyGaps> {
-    let ext4 = Ext4::open(disk)?;
-    let size = ext4.block_size_bytes();
-    if u64::from(size) != BLOCK_SIZE_BYTES {
-        let what = format!("files in blocks of {size} bytes are not followed");
-        return Err(Error::new(ErrorKind::Unsupported, what));
+/// Why a survey could not tell all.
+fn what_was_lost(surveyed: Result<SurveyGaps>) -> Option<String> {
+    match surveyed {
+        Ok(gaps) if gaps.ended_early => {
+            Some("the files claim more blocks than there are".to_owned())
+        }
+        Ok(SurveyGaps { groups: 0, files: 0, .. }) => None,
+        Ok(SurveyGaps { groups, files, .. }) => {
+            Some(format!("{groups} damaged groups and {files} damaged files were passed over"))
+        }
+        Err(error) => Some(error.chain()),
     }
-    let next_dirty = |block| {
-        let from = u32::try_from(block).ok()?;
-        members.range(from..).next().map(u64::from)
-    };
-    ext4.for_each_file_extent_where(&next_dirty, &mut |inode, extent| collector.add(inode, extent))
 }
 
 /// Takes the runs of one file after the other, each file's in order.
 struct Collector<'a> {
-    dirty: &'a RoaringBitmap,
+    dirty: &'a dyn DirtyBlocks,
     hints: FileHints,
+    /// The block of the disk where the file system begins.
+    first: u64,
     inode: Option<InodeNumber>,
     /// The number of the file, once a run of it was kept.
     file: Option<u32>,
@@ -150,9 +148,33 @@ struct Collector<'a> {
 }
 
 impl<'a> Collector<'a> {
-    fn new(dirty: &'a RoaringBitmap) -> Collector<'a> {
+    fn new(dirty: &'a dyn DirtyBlocks) -> Collector<'a> {
         let hints = FileHints::default();
-        Collector { dirty, hints, inode: None, file: None, clean: Vec::new(), wanted_to: 0 }
+        let clean = Vec::new();
+        Collector { dirty, hints, first: 0, inode: None, file: None, clean, wanted_to: 0 }
+    }
+
+    /// Adds the files of the file system on `part`, which begins at this byte of the disk.
+    fn survey(&mut self, part: &impl DiskRead, start_bytes: u64) -> Result<SurveyGaps> {
+        let ext4 = Ext4::open(part)?;
+        let unsupported = |what: String| Err(Error::new(ErrorKind::Unsupported, what));
+        let size = ext4.block_size_bytes();
+        if u64::from(size) != BLOCK_SIZE_BYTES {
+            return unsupported(format!("files in blocks of {size} bytes are not followed"));
+        }
+        if !start_bytes.is_multiple_of(BLOCK_SIZE_BYTES) {
+            return unsupported(format!(
+                "the partition at byte {start_bytes} begins within a block"
+            ));
+        }
+        let first = start_bytes / BLOCK_SIZE_BYTES;
+        (self.first, self.inode) = (first, None);
+        let dirty = self.dirty;
+        let next_dirty = |block: u64| Some(dirty.next_dirty(block.checked_add(first)?)? - first);
+        ext4.for_each_file_extent_where(&next_dirty, &mut |inode, extent| {
+            let physical = self.first + extent.physical;
+            self.add(inode, Extent { physical, ..extent })
+        })
     }
 
     fn add(&mut self, inode: &Inode, extent: Extent) -> Result<()> {
@@ -185,11 +207,8 @@ impl<'a> Collector<'a> {
     }
 
     fn is_dirty(&self, extent: Extent) -> bool {
-        let last = extent.physical + extent.len - 1;
-        match (u32::try_from(extent.physical), u32::try_from(last)) {
-            (Ok(first), Ok(last)) => self.dirty.range(first..=last).next().is_some(),
-            _ => false,
-        }
+        let next = self.dirty.next_dirty(extent.physical);
+        next.is_some_and(|block| block < extent.physical + extent.len)
     }
 
     fn keep(&mut self, size_bytes: u64, extent: Extent) -> Result<()> {

@@ -8,6 +8,7 @@
 //! threads; memory is bounded, because the delta is gone through in [`region`]s of at most 4 MiB. A [`unit`] is what is
 //! cut as one; a [`worker`] does one region after the other, [`workers`] let them do so side by side. Explained in `docs/internals/seal.md`.
 
+mod dirty;
 mod frozen;
 mod hints;
 mod region;
@@ -18,7 +19,7 @@ mod workers;
 #[cfg(test)]
 mod tests;
 
-use crate::delta::DeltaReader;
+pub use dirty::{DirtyBlocks, DirtyRuns, NewDisk};
 use frozen::FrozenDisk;
 use hints::FileHints;
 use silt_store::{ChunkSink, ChunkSource, Domain};
@@ -35,7 +36,7 @@ pub struct SealParts<'a> {
     /// The sealed disk below the delta.
     pub base: DiskId,
     /// What was written over it. As long as the base or longer; nobody may write it meanwhile.
-    pub delta: &'a DeltaReader,
+    pub delta: &'a dyn DirtyBlocks,
 }
 
 /// What a seal made.
@@ -102,15 +103,15 @@ fn seal_with(
 ) -> Result<Sealed> {
     let SealParts { source, domain, base, delta } = parts;
     if delta.size_bytes() < base.size_bytes {
-        let (id, len, base) = (delta.id(), delta.size_bytes(), base.size_bytes);
+        let (len, base) = (delta.size_bytes(), base.size_bytes);
         return Err(Error::invalid(format!(
-            "delta {id} of a disk of {len} bytes does not fit its base of {base} bytes"
+            "a delta of a disk of {len} bytes does not fit its base of {base} bytes"
         )));
     }
     let frozen = FrozenDisk::new(source, base, delta)?;
     progress.begin("reading the file system", 0);
     let hints = FileHints::read(&frozen)?;
-    progress.begin("sealing", delta.blocks_modified() * BLOCK_SIZE_BYTES);
+    progress.begin("sealing", delta.blocks_dirty() * BLOCK_SIZE_BYTES);
     let work = Work { frozen: &frozen, hints: &hints, domain, sink, progress };
     let (disk, counts) = workers::seal_all(work, workers)?;
     Ok(Sealed { disk, counts, hints_lost: hints.lost })

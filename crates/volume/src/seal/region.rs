@@ -2,8 +2,7 @@
 //!
 //! Regions follow from the delta alone, and end where a cell of the 64 KiB grid does: so cells never lie in two.
 
-use super::frozen::FrozenDisk;
-use crate::delta::DeltaRuns;
+use super::{dirty::DirtyRuns, frozen::FrozenDisk};
 use silt_types::{BlockRange, CHUNK_BLOCKS_MAX, Result};
 use std::iter::Peekable;
 
@@ -37,7 +36,7 @@ pub(super) struct Region {
 
 /// Iterator over the regions of a disk.
 pub(super) struct Regions<'a> {
-    delta: Peekable<DeltaRuns<'a>>,
+    delta: Peekable<DirtyRuns<'a>>,
     uncovered: Option<u64>,
     /// What the last region had no room for.
     rest: Option<DirtyRun>,

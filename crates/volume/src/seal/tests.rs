@@ -1,5 +1,7 @@
 use super::*;
-use crate::{BlockDevice as _, ChunkPlace, Delta, DiskMap, MapBuilder, Volume, VolumeParts};
+use crate::{
+    BlockDevice as _, ChunkPlace, Delta, DeltaReader, DiskMap, MapBuilder, Volume, VolumeParts,
+};
 use proptest::prelude::*;
 use region::{DirtyKind, REGION_BLOCKS_MAX, Regions};
 use silt_store::{Chunk, ChunkKind, KeyContext, MemoryChunks};
