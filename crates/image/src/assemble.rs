@@ -64,7 +64,8 @@ pub(crate) fn assemble(
     };
     let counts = ingest.publish_image(&record, request.replace)?;
     let bytes_read = files.bytes_read;
-    Ok(BuiltImage { record, bytes_read, counts, layout: Some(layout.summary()), no_tree: None })
+    let layout = Some(layout.summary());
+    Ok(BuiltImage { record, bytes_read, counts, layout, no_tree: None, notes: Vec::new() })
 }
 
 /// The UUID of a file system: of the kind that applications define (RFC 9562, version 8), from what is in it.
@@ -76,7 +77,8 @@ fn uuid_of(tree: &TreeId) -> [u8; 16] {
     uuid
 }
 
-fn build_tree(sink: &dyn ChunkSink, files: &Files) -> Result<TreeId> {
+/// Writes the tree of `files`.
+pub(crate) fn build_tree(sink: &dyn ChunkSink, files: &Files) -> Result<TreeId> {
     let mut builder = TreeBuilder::new(sink);
     builder.push(&tree_entry(sink, files, EntryId::ROOT, Vec::new())?)?;
     let mut path: Vec<u8> = Vec::new();

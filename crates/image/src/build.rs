@@ -3,7 +3,7 @@
 use crate::{
     assemble::{Files, assemble},
     contents::ContentsWriter,
-    directory,
+    directory, disk,
     edits::Edits,
     input::{self, Input, Opened},
     source::{Format, Source},
@@ -48,6 +48,8 @@ pub struct BuildRequest {
     pub edits: Edits,
     /// The most bytes that may come out of an archive.
     pub max_size_bytes: u64,
+    /// Whether a disk may name other files that it is read from.
+    pub allow_backing: bool,
 }
 
 impl BuildRequest {
@@ -61,6 +63,7 @@ impl BuildRequest {
             format: None,
             edits: Edits::default(),
             max_size_bytes: MAX_SIZE_BYTES_DEFAULT,
+            allow_backing: false,
         }
     }
 }
@@ -78,6 +81,8 @@ pub struct BuiltImage {
     pub layout: Option<Summary>,
     /// Why it has no tree, if it has none.
     pub no_tree: Option<String>,
+    /// What else a person should know of how it was made.
+    pub notes: Vec<String>,
 }
 
 /// Builds an image and publishes it in one step. `AlreadyExists` if the name is taken; `Invalid` for a source that is damaged
@@ -106,7 +111,7 @@ pub fn build(
         Source::Stdin => input::stdin()?,
         _ => return Err(Error::new(ErrorKind::Unsupported, format!("{source} is not understood"))),
     };
-    build_input(store, &input, request, created_ns, progress).context(|| input.name.clone())
+    build_input(store, &input, request, created_ns, progress).context(|| input.name())
 }
 
 /// Builds from a file, a device or a pipe.
@@ -118,40 +123,39 @@ fn build_input(
     progress: &dyn Progress,
 ) -> Result<BuiltImage> {
     let bytes_read = AtomicU64::new(0);
-    let packed = Packed::of(&input.head);
     let stream = input.stream(&bytes_read, progress);
-    let (head, stream) = match packed {
+    progress.begin("reading", input.len_bytes.unwrap_or(0));
+    let (head, mut stream) = match Packed::of(&input.head) {
         Some(packed) => peek(packed.unpack(stream)?),
         None => peek(Box::new(stream) as Box<dyn Read>),
     }
     .map_err(tar::unreadable)?;
-    let format = match request.format {
-        Some(format) => format,
-        None if tar::begins_archive(&head) => Format::Tar,
-        None => Format::Raw,
-    };
-    match format {
-        Format::Tar => {
-            let len_bytes_max = request.max_size_bytes;
-            progress.begin("reading", input.len_bytes.unwrap_or(0));
-            build_files(store, request, created_ns, progress, |sink, contents| {
-                let hierarchy = tar::read(stream, len_bytes_max, sink, contents)?;
-                Ok((hierarchy, bytes_read.load(Relaxed)))
-            })
+    let format = request.format.unwrap_or_else(|| Format::of(&head));
+    match (format, input.len_bytes) {
+        (Format::Directory, _) => Err(Error::invalid("it is no folder")),
+        (Format::Tar, _) => build_files(store, request, created_ns, progress, |sink, contents| {
+            let hierarchy = tar::read(stream, request.max_size_bytes, sink, contents)?;
+            Ok((hierarchy, bytes_read.load(Relaxed)))
+        }),
+        (Format::Raw | Format::Qcow2, Some(_)) if Packed::of(&input.head).is_none() => {
+            disk::build(store, input, format, request, created_ns, progress)
         }
-        Format::Directory => Err(Error::invalid("it is no folder")),
-        _ => Err(Error::new(ErrorKind::Unsupported, "not understood")),
+        (Format::Raw | Format::Qcow2, _) => {
+            let name = input.name();
+            disk::build_stream(store, &mut stream, &name, format, request, created_ns, progress)
+        }
     }
 }
 
 /// Builds from files: `read` puts their content where it belongs, and answers the hierarchy and the bytes read.
-fn build_files(
+pub(crate) fn build_files(
     store: &Store,
     request: &BuildRequest,
     created_ns: i64,
     progress: &dyn Progress,
     read: impl FnOnce(&Ingest, &ContentsWriter) -> Result<(Hierarchy, u64)>,
 ) -> Result<BuiltImage> {
+    // The lease comes before the first look-up of a chunk.
     let ingest = store.ingest(request.compression)?;
     let contents = ContentsWriter::new(store.paths().root())?;
     let (mut hierarchy, bytes_read) = read(&ingest, &contents)?;

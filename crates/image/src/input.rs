@@ -1,13 +1,13 @@
 //! A file, device or pipe that is a source: opened once, and looked at to tell what it is.
 
 use crate::stream::{HEAD_LEN, peek};
-use rustix::fs::{FileType, Mode, OFlags, fstat};
+use rustix::fs::{FileType, Mode, OFlags, SeekFrom, fstat, seek};
 use silt_types::{Context as _, Error, Progress, Result};
 use std::{
     fs::File,
     io::{self, Cursor, IsTerminal as _, Read},
     os::{fd::AsFd as _, unix::fs::FileExt as _},
-    path::Path,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
@@ -19,8 +19,8 @@ pub(crate) enum Opened {
 
 /// Bytes to be read.
 pub(crate) struct Input {
-    /// For messages.
-    pub(crate) name: String,
+    /// Where it is, or what it is called where it has no place.
+    pub(crate) path: PathBuf,
     pub(crate) file: File,
     /// How it begins.
     pub(crate) head: Vec<u8>,
@@ -30,63 +30,66 @@ pub(crate) struct Input {
     pub(crate) len_bytes: Option<u64>,
 }
 
-/// Opens a source. Bytes are looked at, nothing is waited for but the first of a pipe.
+/// Opens a folder, a file, a block device or a pipe, and waits for the first bytes of a pipe. `Invalid` for everything else.
 pub(crate) fn open(path: &Path) -> Result<Opened> {
-    let name = path.display().to_string();
+    let name = path.display();
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from);
     let file = File::from(file.context(|| format!("cannot open {name}"))?);
-    let kind = kind_of(&file, &name)?;
-    if kind == FileType::Directory {
-        return Ok(Opened::Directory);
+    match kind_of(&file, path)? {
+        FileType::Directory => Ok(Opened::Directory),
+        kind @ (FileType::RegularFile | FileType::BlockDevice | FileType::Fifo) => {
+            Input::new(file, kind, path.to_owned()).map(Opened::Input)
+        }
+        _ => Err(Error::invalid(format!("{name} is neither a folder, a file, a disk nor a pipe"))),
     }
-    Input::new(file, kind, name).map(Opened::Input)
 }
 
 /// Standard input as a source.
 pub(crate) fn stdin() -> Result<Input> {
-    let name = "standard input".to_owned();
+    let path = PathBuf::from("standard input");
     if io::stdin().is_terminal() {
         return Err(Error::invalid("standard input is a terminal: give it a file or a pipe"));
     }
     let file = io::stdin().as_fd().try_clone_to_owned();
     let file = File::from(file.context(|| "cannot take standard input".into())?);
-    let kind = kind_of(&file, &name)?;
-    if kind == FileType::Directory {
-        return Err(Error::invalid("standard input is a folder"));
+    match kind_of(&file, &path)? {
+        FileType::Directory => Err(Error::invalid("standard input is a folder")),
+        kind => Input::new(file, kind, path),
     }
-    Input::new(file, kind, name)
 }
 
-fn kind_of(file: &File, name: &str) -> Result<FileType> {
-    let stat = fstat(file).map_err(io::Error::from).context(|| format!("cannot look at {name}"))?;
+fn kind_of(file: &File, path: &Path) -> Result<FileType> {
+    let stat = fstat(file).map_err(io::Error::from);
+    let stat = stat.context(|| format!("cannot look at {}", path.display()))?;
     Ok(FileType::from_raw_mode(stat.st_mode))
 }
 
 impl Input {
-    fn new(file: File, kind: FileType, name: String) -> Result<Input> {
-        let cannot = || format!("cannot read {name}");
-        let mut input = Input {
-            name: name.clone(),
-            file,
-            head: Vec::new(),
-            taken: Vec::new(),
-            len_bytes: None,
-        };
-        if matches!(kind, FileType::RegularFile | FileType::BlockDevice) {
-            let len = rustix::fs::seek(&input.file, rustix::fs::SeekFrom::End(0));
-            input.len_bytes = Some(len.map_err(io::Error::from).context(cannot)?);
-            rustix::fs::seek(&input.file, rustix::fs::SeekFrom::Start(0))
-                .map_err(io::Error::from)
-                .context(cannot)?;
-            input.head = vec![0; HEAD_LEN];
-            let len = read_up_to(&input.file, &mut input.head).context(cannot)?;
-            input.head.truncate(len);
-        } else {
-            let (head, _) = peek(&input.file).context(cannot)?;
-            (input.head, input.taken) = (head.clone(), head);
-        }
+    fn new(file: File, kind: FileType, path: PathBuf) -> Result<Input> {
+        let mut input = Input { path, file, head: Vec::new(), taken: Vec::new(), len_bytes: None };
+        input.look(kind).context(|| format!("cannot read {}", input.name()))?;
         Ok(input)
+    }
+
+    /// For messages.
+    pub(crate) fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    /// Learns its length and how it begins.
+    fn look(&mut self, kind: FileType) -> io::Result<()> {
+        if matches!(kind, FileType::RegularFile | FileType::BlockDevice) {
+            self.len_bytes = Some(seek(&self.file, SeekFrom::End(0))?);
+            seek(&self.file, SeekFrom::Start(0))?;
+            self.head = vec![0; HEAD_LEN];
+            let len = read_up_to(&self.file, &mut self.head)?;
+            self.head.truncate(len);
+        } else {
+            (self.head, _) = peek(&self.file)?;
+            self.taken = self.head.clone();
+        }
+        Ok(())
     }
 
     /// Everything from the start, counted.

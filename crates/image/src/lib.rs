@@ -7,6 +7,7 @@ mod assemble;
 mod build;
 mod contents;
 mod directory;
+mod disk;
 mod edits;
 mod feed;
 mod input;
@@ -18,5 +19,6 @@ mod tar;
 pub use build::{
     BuildRequest, BuiltImage, MAX_SIZE_BYTES_DEFAULT, Owner, build, refuse_taken_name,
 };
+pub use disk::{READ_CACHE_BYTES, build_stored};
 pub use edits::{AddedFile, Edits, Glob};
 pub use source::{Format, Source};

@@ -1,5 +1,6 @@
 //! What an image can be built from, and how it is named.
 
+use crate::tar;
 use silt_types::{DiskName, Error, Result};
 use std::{
     ffi::OsStr,
@@ -48,6 +49,17 @@ impl Format {
         ("raw", Format::Raw),
         ("qcow2", Format::Qcow2),
     ];
+
+    /// What bytes that begin like this are, once decompressed: a disk, byte for byte, unless something else is found.
+    pub(crate) fn of(head: &[u8]) -> Format {
+        if head.starts_with(b"QFI\xFB") {
+            Format::Qcow2
+        } else if tar::begins_archive(head) {
+            Format::Tar
+        } else {
+            Format::Raw
+        }
+    }
 
     /// The format of this name. `Invalid` if there is none.
     pub fn parse(name: &str) -> Result<Format> {

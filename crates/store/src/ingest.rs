@@ -173,6 +173,22 @@ impl Ingest {
         }
     }
 
+    /// Counts chunks of the store that are used as they are: they were looked up after the ingest began.
+    pub fn count_reused(&self, chunks: u64, bytes: u64) {
+        self.counts.chunks.fetch_add(chunks, Relaxed);
+        self.counts.bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// Makes every chunk handed in so far durable and readable, though nothing names them yet. Costs what closing a pack
+    /// does.
+    pub fn flush(&self) -> Result<()> {
+        let current = lock(&self.current).take();
+        let closed =
+            current.map_or(Ok(()), |writer| close(&self.shared, &self.pending, writer, Vec::new()));
+        self.wait_for_closer()?;
+        closed
+    }
+
     fn store(&self, kind: ChunkKind, id: ChunkId, content: &[u8]) -> Result<()> {
         thread_local!(static COMPRESSED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
         COMPRESSED.with_borrow_mut(|compressed| {

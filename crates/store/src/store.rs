@@ -136,6 +136,11 @@ impl Store {
         ChunkReader::new(self.shared.domain.clone(), packs, places, cache_bytes)
     }
 
+    /// A reader that asks this store's index, and keeps at most `cache_bytes` of decoded chunks in a memory of its own.
+    pub fn separate_reader(&self, cache_bytes: u64) -> ChunkReader {
+        self.reader(Box::new(self.shared.index.clone()), cache_bytes)
+    }
+
     /// Every image, volume and snapshot, by name.
     pub fn list(&self) -> Result<Listing> {
         self.shared.database.read_at_once("cannot list the catalog", catalog::list)

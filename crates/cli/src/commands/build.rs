@@ -48,6 +48,9 @@ pub(crate) struct Args {
     /// Take the place of an image of that name; volumes on the old one keep it.
     #[arg(long)]
     replace: bool,
+    /// Let a qcow2 file name other files that the disk is read from.
+    #[arg(long)]
+    allow_backing: bool,
     /// What the source is, whatever its content says: directory, tar, raw or qcow2.
     #[arg(long, value_name = "FORMAT")]
     from: Option<String>,
@@ -133,6 +136,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<()> {
         format: args.from.as_deref().map(Format::parse).transpose()?,
         edits: args.edits.parse()?,
         max_size_bytes: args.max_size.as_deref().map_or(Ok(MAX_SIZE_BYTES_DEFAULT), parse_size)?,
+        allow_backing: args.allow_backing,
     };
     let started = Instant::now();
     let built = context.engine_or_new()?.build(&source, &request, &Bar::new())?;
@@ -140,6 +144,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<()> {
     if built.layout.as_ref().is_some_and(|layout| !layout.has_journal()) {
         warn("note: a disk below 8 MiB has no journal");
     }
+    built.notes.iter().for_each(|note| warn(&format!("note: {note}")));
     print(context.json, || document(&built, seconds), || text(&request.name, &built, seconds))
 }
 
@@ -157,6 +162,8 @@ fn document(built: &BuiltImage, seconds: f64) -> Value {
         "image": record.name.as_str(),
         "disk_id": record.disk.to_string(),
         "tree_id": record.tree.map(|tree| tree.to_string()),
+        "no_tree": built.no_tree,
+        "notes": built.notes,
         "size": record.disk.size_bytes,
         "bytes_read": built.bytes_read,
         "bytes_nonzero": counts.bytes,

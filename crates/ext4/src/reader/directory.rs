@@ -57,6 +57,22 @@ impl<D: DiskRead> Ext4<D> {
         Ok(())
     }
 
+    /// What `name` names in `directory`. Reads entries up to the one that is found.
+    pub fn lookup(&self, directory: &Inode, name: &[u8]) -> Result<Option<Inode>> {
+        let mut found = None;
+        let read = self.read_dir(directory, &mut |entry, number| {
+            if entry != name {
+                return Ok(());
+            }
+            found = Some(number);
+            Err(Error::invalid("no more need be read"))
+        });
+        match found {
+            Some(number) => self.inode(number).map(Some),
+            None => read.map(|()| None),
+        }
+    }
+
     /// A small directory kept in its inode: the parent's number, then entries, which go on in an attribute.
     fn read_inline_dir(&self, directory: &Inode, visit: VisitEntry<'_>) -> Result<()> {
         let (first, rest) = self.inline_data(directory)?;

@@ -210,7 +210,7 @@ impl Inode {
     }
 
     /// Its content is in the inode itself, by feature `inline_data`.
-    pub(super) fn is_inline(&self) -> bool {
+    pub fn is_inline(&self) -> bool {
         self.flags & FLAG_INLINE_DATA != 0
     }
 

@@ -38,6 +38,7 @@ use crate::format::superblock::{SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE, Superblock};
 use blocks::Blocks;
 use geometry::{Geometry, read_superblock};
 use silt_types::Result;
+use std::ops::Range;
 
 /// An ext4 file system on a disk, as a mount would show it. Cheap to share between threads.
 pub struct Ext4<D> {
@@ -89,6 +90,11 @@ impl<D: DiskRead> Ext4<D> {
     /// Blocks that come from the journal instead of their place. Zero after a clean unmount.
     pub fn journal_blocks(&self) -> usize {
         self.blocks.overlay_len()
+    }
+
+    /// Whether any of these blocks comes from the journal instead of its place.
+    pub fn is_journaled(&self, blocks: Range<u64>) -> bool {
+        self.blocks.is_logged(blocks)
     }
 
     fn blocks(&self) -> &Blocks<D> {

@@ -39,16 +39,25 @@ impl<D: DiskRead> Ext4<D> {
         if root.kind != InodeKind::Directory {
             return Err(Error::corrupt("the root inode is not a directory"));
         }
+        self.hierarchy_below(&root)
+    }
+
+    /// The same of what is below a directory, which is the root of the answer. Nothing else is read. `Invalid` for other
+    /// kinds.
+    pub fn hierarchy_below(&self, root: &Inode) -> Result<ReadHierarchy> {
+        if root.kind != InodeKind::Directory {
+            return Err(Error::invalid(format!("inode {} is not a directory", root.number)));
+        }
         let mut reading = Reading {
             ext4: self,
-            hierarchy: Hierarchy::new(metadata(&root)).map_err(|error| impossible(&root, error))?,
+            hierarchy: Hierarchy::new(metadata(root)).map_err(|error| impossible(root, error))?,
             inodes: vec![root.number],
             shared: HashMap::from([(root.number, EntryId::ROOT)]),
             directories: vec![EntryId::ROOT],
             blocks_left: BlocksLeft(self.geometry().blocks),
             xattr_bytes_left: self.size_bytes().saturating_mul(XATTR_BYTES_PER_BYTE),
         };
-        reading.set_xattrs(EntryId::ROOT, &root)?;
+        reading.set_xattrs(EntryId::ROOT, root)?;
         while let Some(directory) = reading.directories.pop() {
             reading.read_directory(directory)?;
         }

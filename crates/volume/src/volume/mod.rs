@@ -22,7 +22,7 @@ mod tests;
 use crate::{
     delta::{Delta, DeltaReader},
     device::{BlockDevice, BlockStatus, Geometry},
-    map::DiskMap,
+    map::{DiskMap, Extent},
 };
 use first_touch::FirstTouch;
 use layers::{Layer, Layers};
@@ -31,7 +31,7 @@ use rotate::Recorded;
 use silt_format::FROZEN_DELTAS_MAX;
 use silt_store::ChunkSource;
 use silt_sys::iobuf::{IoBuf, IoBufMut};
-use silt_types::{DISK_SIZE_BYTES_MAX, DiskId, Error, Result};
+use silt_types::{BLOCK_SIZE_BYTES, DISK_SIZE_BYTES_MAX, DiskId, Error, Result};
 use std::{
     path::PathBuf,
     sync::{
@@ -135,6 +135,25 @@ impl Volume {
     /// Space that the deltas take on their file system, in bytes.
     pub fn delta_bytes_allocated(&self) -> Result<u64> {
         self.layers().allocated_bytes()
+    }
+
+    /// What the sealed disk below says of a block that no delta has, and how many from it on are alike, at most `len_blocks`;
+    /// `None` if a delta has the block, or the sealed disk ends within it.
+    pub fn sealed_extent(&self, block: u64, len_blocks: u64) -> Result<Option<Extent>> {
+        let layers = self.layers();
+        let end = block + len_blocks.max(1);
+        let (Layer::Base, blocks) = layers.locate(block, end) else { return Ok(None) };
+        let sealed_bytes = layers.base.disk_id().size_bytes;
+        if block >= sealed_bytes.div_ceil(BLOCK_SIZE_BYTES) {
+            return Ok(Some(Extent { len_blocks: blocks, place: None }));
+        }
+        let whole = sealed_bytes / BLOCK_SIZE_BYTES;
+        if block >= whole {
+            return Ok(None);
+        }
+        let found = layers.base.lookup(block)?;
+        let len_blocks = found.len_blocks.min(blocks).min(whole - block);
+        Ok(Some(Extent { len_blocks, ..found }))
     }
 
     /// The layers as they are now. Those below the own delta stay what they are for whoever holds this.
