@@ -7,6 +7,7 @@
 mod delta_log;
 mod delta_note;
 mod file_header;
+mod folder_cache;
 mod layout;
 mod map_node;
 mod pack;
@@ -24,6 +25,10 @@ pub use delta_log::{
 };
 pub use delta_note::DeltaNotes;
 pub use file_header::{Features, FileHeader};
+pub use folder_cache::{
+    FOLDER_CACHE_FRAME_LEN_MAX, FOLDER_CACHE_MAGIC, FOLDER_CACHE_STEPS_MAX, FOLDER_CACHE_VERSION,
+    FileStep, FolderCache, FolderCacheFrame, FolderCacheRecord, LaidOut,
+};
 pub use layout::{Field, Record};
 pub use map_node::{
     MAP_LEAF_BLOCKS, MAP_LEVEL_MAX, MAP_NODE_RECORD, MAP_RADIX, MapChildren, MapNode, MapRun,

@@ -6,7 +6,7 @@
 use silt_format as f;
 use std::{fs, path::PathBuf};
 
-const RECORDS: [f::Record; 11] = [
+const RECORDS: [f::Record; 15] = [
     f::FileHeader::RECORD,
     f::StoreFile::RECORD,
     f::CommitSlot::RECORD,
@@ -18,6 +18,10 @@ const RECORDS: [f::Record; 11] = [
     f::DeltaLogHeader::RECORD,
     f::DeltaRecord::RECORD,
     f::DeltaNotes::RECORD,
+    f::FolderCache::RECORD,
+    f::FolderCacheFrame::RECORD,
+    f::FolderCacheRecord::RECORD,
+    f::FileStep::RECORD,
 ];
 
 fn document() -> String {
@@ -50,6 +54,7 @@ fn every_magic_and_version_is_that_of_the_code() {
         (f::PACK_TRAILER_MAGIC, f::PACK_VERSION, "its trailer"),
         (f::VOLUME_MAGIC, f::VOLUME_VERSION, "`volumes/<id>/header`"),
         (f::DELTA_LOG_MAGIC, f::DELTA_LOG_VERSION, "`volumes/<id>/<delta>/map.log`"),
+        (f::FOLDER_CACHE_MAGIC, f::FOLDER_CACHE_VERSION, "`caches/folders/<folder>`"),
     ];
     for (magic, version, file) in files {
         let row = format!("| {file} | `{}` | {version} |", String::from_utf8_lossy(&magic));

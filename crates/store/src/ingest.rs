@@ -8,7 +8,7 @@
 //! Memory is bounded whatever the input: one buffer per thread and pack, and the ids of packs not yet in the index.
 
 use crate::{
-    catalog::{Change, ImageRecord},
+    catalog::{Change, ImageRecord, State},
     chunk::{ChunkKind, ChunkSink, check_content_length},
     codec::{self, Compression},
     index,
@@ -44,6 +44,7 @@ pub struct Ingest {
     current: Mutex<Option<PackWriter>>,
     closer: Mutex<Option<Closer>>,
     counts: Counts,
+    removals: u64,
     // Last, so that it outlives everything above.
     lease: Lease,
 }
@@ -128,6 +129,8 @@ impl Store {
             }
         })?;
         let index_has_chunks = AtomicBool::new(!index::is_empty(&shared.database)?);
+        let doing = "cannot read the state of the catalog";
+        let removals = shared.database.read(doing, |c| Ok(State::read(c)))??.removals as u64;
         Ok(Ingest {
             shared: shared.clone(),
             compression,
@@ -135,6 +138,7 @@ impl Store {
             current: Mutex::default(),
             closer: Mutex::default(),
             counts: Counts::default(),
+            removals,
             lease,
         })
     }
@@ -173,8 +177,24 @@ impl Ingest {
         }
     }
 
-    /// Counts chunks of the store that are used as they are: they were looked up after the ingest began.
-    pub fn count_reused(&self, chunks: u64, bytes: u64) {
+    /// How often chunks of the store were condemned or removed by the time that this ingest held its lease.
+    ///
+    /// If two ingests saw the same count, then every chunk that the first found or wrote is there for the second as if it
+    /// had looked it up itself. The first saw its count before it looked anything up, and look-ups do not find what is
+    /// condemned; so what it found was condemned, if at all, after that. Every condemnation and every removal counts, in
+    /// its own transaction; the second sees the same count, so there was none up to then. Whatever is condemned later,
+    /// the lease of the second is older, so its removal waits for that.
+    pub fn removals(&self) -> u64 {
+        self.removals
+    }
+
+    /// Whether a chunk is in the store, to stay as long as the lease. A few microseconds. `Corrupt` if its row is damaged.
+    pub fn has(&self, chunk: &ChunkId) -> Result<bool> {
+        Ok(index::find(&self.shared.database, chunk)?.is_some())
+    }
+
+    /// Counts chunks as handed in that are known to be in the store, by [`Ingest::has`] or [`Ingest::removals`].
+    pub fn count_known(&self, chunks: u64, bytes: u64) {
         self.counts.chunks.fetch_add(chunks, Relaxed);
         self.counts.bytes.fetch_add(bytes, Relaxed);
     }

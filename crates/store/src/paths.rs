@@ -75,7 +75,17 @@ impl StorePaths {
         self.root.join("run")
     }
 
-    /// Every folder of a store, in the order in which they are made.
+    /// The folder of what can be had again: bounded, no roots. Made by whoever first keeps something in it.
+    pub fn caches(&self) -> PathBuf {
+        self.root.join("caches")
+    }
+
+    /// The folder of rebuild caches, one file for each source folder.
+    pub fn folder_caches(&self) -> PathBuf {
+        self.caches().join("folders")
+    }
+
+    /// Every folder of a store that it cannot be without, in the order in which they are made.
     pub(crate) fn folders(&self) -> [PathBuf; 4] {
         [self.packs(), self.leases(), self.volumes(), self.run()]
     }

@@ -27,6 +27,7 @@ pub struct Store {
 
 /// What the parts of an open store share.
 pub(crate) struct Shared {
+    id: [u8; 16],
     pub(crate) paths: StorePaths,
     pub(crate) domain: Domain,
     pub(crate) database: Arc<Database>,
@@ -64,7 +65,7 @@ impl Store {
         let index = IndexPlaces::new(database.clone());
         let (packs, places) = (PackFiles::new(paths.clone()), Box::new(index.clone()));
         let reader = ChunkReader::new(domain.clone(), packs, places, cache_bytes);
-        let shared = Shared { paths, domain, database, index, reader };
+        let shared = Shared { id: about.id, paths, domain, database, index, reader };
         Ok(Store { shared: Arc::new(shared) })
     }
 
@@ -82,6 +83,11 @@ impl Store {
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// The random id that the store was given when it was made.
+    pub fn id(&self) -> [u8; 16] {
+        self.shared.id
     }
 
     /// Where things lie.
@@ -277,7 +283,7 @@ fn make_with_parents(root: &Path) -> Result<()> {
 }
 
 fn refuse_foreign_files(paths: &StorePaths) -> Result<()> {
-    const OURS: [&str; 8] = [
+    const OURS: [&str; 9] = [
         "catalog.db",
         "catalog.db-wal",
         "catalog.db-shm",
@@ -285,6 +291,7 @@ fn refuse_foreign_files(paths: &StorePaths) -> Result<()> {
         "packs",
         "leases",
         "volumes",
+        "caches",
         "run",
     ];
     let root = paths.root();

@@ -257,3 +257,34 @@ fn a_database_shorter_than_what_was_acknowledged_is_corrupt() {
     let error = Store::open(&root, CACHE).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
 }
+
+#[test]
+fn removals_are_counted_and_a_lost_count_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open_or_create(dir.path(), CACHE).unwrap();
+    let ids = publish(&store, "one", 0..3).unwrap();
+    let ingest = store.ingest(Compression::None).unwrap();
+    assert_eq!(ingest.removals(), 0);
+    assert!(ingest.has(&ids[0]).unwrap() && !ingest.has(&ChunkId::from_bytes([9; 32])).unwrap());
+    ingest.count_known(2, 5000);
+    assert_eq!((ingest.counts().chunks, ingest.counts().chunks_new), (2, 0));
+    assert_eq!((ingest.counts().bytes, ingest.counts().bytes_new), (5000, 0));
+    for count in 1..3 {
+        let counted = store.change("cannot count", |change| {
+            change.count_removal();
+            Ok(())
+        });
+        counted.unwrap();
+        assert_eq!(ingest.removals(), 0, "what it was when the lease was taken");
+        assert_eq!(store.ingest(Compression::None).unwrap().removals(), count);
+        publish(&store, &format!("after-{count}"), 0..1).unwrap();
+    }
+    assert!(store.verify(&NoProgress).unwrap().errors.is_empty());
+    drop((ingest, store));
+    let database = rusqlite::Connection::open(dir.path().join("catalog.db")).unwrap();
+    for change in ["DELETE FROM state WHERE one = 2", "INSERT INTO state VALUES (2, 1, 0, 0, 0, 0, 0)"] {
+        database.execute(change, []).unwrap();
+        let refused = Store::open(dir.path(), CACHE).map(drop).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Corrupt, "{change}");
+    }
+}

@@ -75,7 +75,7 @@ pub fn build_stored(
     let built = build_files(store, request, created_ns, progress, |ingest, contents| {
         let Stored { hierarchy, bytes_read, reused, note } =
             stored::read(store, disk, folder, ingest, contents, progress)?;
-        ingest.count_reused(reused.chunks, reused.bytes);
+        ingest.count_known(reused.chunks, reused.bytes);
         notes.extend(note);
         Ok((hierarchy, bytes_read))
     })?;

@@ -27,6 +27,11 @@ impl<'a> Change<'a> {
         self.state.advance(self.tx)
     }
 
+    /// Says that this transaction condemns or removes chunks; see [`crate::Ingest::removals`].
+    pub fn count_removal(&mut self) {
+        self.state.count_removal();
+    }
+
     /// The volume with this id as it is now. `NotFound` if it was removed since its id was learnt.
     pub fn volume(&self, id: VolumeId) -> Result<VolumeRecord> {
         super::volume(self.tx, id)

@@ -1,4 +1,6 @@
 //! The state row: counts transactions and rows, so that a lost row or a lost transaction is noticed.
+//!
+//! A second row, there from the first removal of chunks on, counts removals. The sum of the first is over both.
 
 use crate::database::sql_error;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
@@ -13,7 +15,13 @@ pub(crate) struct State {
     pub(crate) volumes: i64,
     pub(crate) snapshots: i64,
     pub(crate) packs: i64,
+    /// How often chunks were condemned or removed; see [`State::count_removal`].
+    pub(crate) removals: i64,
 }
+
+/// Keys of the two rows.
+const COUNTS: i64 = 1;
+const REMOVALS: i64 = 2;
 
 impl State {
     fn counts(&self) -> [i64; 5] {
@@ -21,7 +29,15 @@ impl State {
     }
 
     fn sum(&self) -> i64 {
-        self.counts().iter().fold(RowSum::new("state"), |sum, count| sum.int(*count)).finish()
+        let sum = self.counts().iter().fold(RowSum::new("state"), |sum, count| sum.int(*count));
+        // The row of a store that never removed anything is what it was before removals were counted.
+        if self.removals == 0 { sum.finish() } else { sum.int(self.removals).finish() }
+    }
+
+    /// To be called within every transaction that condemns or removes packs, or rows of the index: whoever finds the count
+    /// unchanged knows that every chunk is still there that was.
+    pub(crate) fn count_removal(&mut self) {
+        self.removals += 1;
     }
 
     pub(crate) fn read(connection: &Connection) -> Result<State> {
@@ -32,10 +48,12 @@ impl State {
                 volumes: row.get(3)?,
                 snapshots: row.get(4)?,
                 packs: row.get(5)?,
+                removals: row.get(7)?,
             };
             Ok((state, row.get::<_, i64>(6)?))
         };
-        let row = connection.query_row("SELECT * FROM state", [], read).optional();
+        const BOTH: &str = "SELECT *, coalesce((SELECT number FROM state WHERE one = ?2), 0) FROM state WHERE one = ?1";
+        let row = connection.query_row(BOTH, [COUNTS, REMOVALS], read).optional();
         match row.map_err(|error| sql_error("cannot read the state of the catalog", error))? {
             None => Ok(State::default()),
             Some((state, sum)) if sum == state.sum() => Ok(state),
@@ -47,8 +65,15 @@ impl State {
     pub(super) fn advance(mut self, tx: &Transaction<'_>) -> Result<State> {
         self.number += 1;
         let [number, images, volumes, snapshots, packs] = self.counts();
-        let row = params![1, number, images, volumes, snapshots, packs, self.sum()];
-        let written = tx.execute("REPLACE INTO state VALUES (?, ?, ?, ?, ?, ?, ?)", row);
+        const WRITE: &str = "REPLACE INTO state VALUES (?, ?, ?, ?, ?, ?, ?)";
+        let written = (|| {
+            let row = params![COUNTS, number, images, volumes, snapshots, packs, self.sum()];
+            tx.execute(WRITE, row)?;
+            if self.removals > 0 {
+                tx.execute(WRITE, params![REMOVALS, self.removals, 0, 0, 0, 0, 0])?;
+            }
+            Ok(())
+        })();
         written.map_err(|error| sql_error("cannot write the state of the catalog", error))?;
         Ok(self)
     }
