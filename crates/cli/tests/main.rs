@@ -18,6 +18,7 @@ mod fidelity;
 mod files;
 mod growing;
 mod operations;
+mod rebuilding;
 mod rights;
 mod serving;
 mod silt;

@@ -60,7 +60,8 @@ pub use silt_ext4::growth::Growth;
 pub use silt_ext4::reader::{Aspect, Aspects, Change, InodeKind};
 pub use silt_ext4::writer::Summary;
 pub use silt_image::{
-    AddedFile, BuildRequest, BuiltImage, Edits, Format, Glob, MAX_SIZE_BYTES_DEFAULT, Owner, Source,
+    AddedFile, BuildRequest, BuiltImage, Changes, Edits, Format, Glob, MAX_SIZE_BYTES_DEFAULT,
+    Owner, Source,
 };
 pub use silt_store::{
     Compression, FrozenDelta, ImageRecord, IngestCounts, Listing, Named, SnapshotPurpose,

@@ -11,5 +11,5 @@ pub mod hierarchy;
 pub mod reader;
 pub mod writer;
 
-pub use hierarchy::{EntryId, EntryKind, Hierarchy, Metadata, Timestamp};
+pub use hierarchy::{EntryId, EntryKind, Hierarchy, Metadata, Timestamp, Visit};
 pub use writer::{Layout, LayoutOptions};

@@ -25,6 +25,40 @@ pub const FOLDER_CACHE_FRAME_LEN_MAX: usize = 64 << 10;
 /// The most steps of a record, so that it fits a frame; a longer file has several records.
 pub const FOLDER_CACHE_STEPS_MAX: usize = 1024;
 
+/// The id of a folder in a store: of what its cache is named by. `path` leads to it from the root, through no link.
+pub fn folder_cache_id(store: &[u8; 16], path: &[u8]) -> [u8; 16] {
+    let mut hasher = blake3::Hasher::new_derive_key("siltstone 1 folder cache");
+    head_of(hasher.update(store).update(path))
+}
+
+/// Makes the keys of files.
+pub struct FolderCacheKeys(blake3::Hasher);
+
+impl FolderCacheKeys {
+    /// The same in every process.
+    pub fn new() -> FolderCacheKeys {
+        FolderCacheKeys(blake3::Hasher::new_derive_key("siltstone 1 file of a folder"))
+    }
+
+    /// The key of a file: of the numbers that change when it does, and its path in the folder.
+    pub fn key(&self, numbers: [u64; 7], path: &[u8]) -> [u8; 16] {
+        let mut bytes = [0; 56];
+        let fields = bytes.as_chunks_mut().0.iter_mut().zip(numbers);
+        fields.for_each(|(field, number)| *field = number.to_le_bytes());
+        head_of(self.0.clone().update(&bytes).update(path))
+    }
+}
+
+impl Default for FolderCacheKeys {
+    fn default() -> Self {
+        FolderCacheKeys::new()
+    }
+}
+
+fn head_of(hasher: &blake3::Hasher) -> [u8; 16] {
+    *hasher.finalize().as_bytes().first_chunk().expect("a hash has 32 bytes")
+}
+
 /// One 64 KiB step of a file that is not all zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileStep {
@@ -325,10 +359,8 @@ mod tests {
 
     #[test]
     fn statements_read_back_and_any_flipped_bit_is_noticed() {
-        let unsized_ = FolderCache {
-            laid_out: LaidOut { size_asked: None, ..cache().laid_out },
-            ..cache()
-        };
+        let unsized_ =
+            FolderCache { laid_out: LaidOut { size_asked: None, ..cache().laid_out }, ..cache() };
         for cache in [cache(), unsized_] {
             let mut bytes = cache.encode();
             assert_eq!(bytes.len(), FolderCache::LEN);
@@ -381,10 +413,17 @@ mod tests {
         }
     }
 
+    fn hex(id: [u8; 16]) -> String {
+        format!("{:032x}", u128::from_be_bytes(id))
+    }
+
     #[test]
     fn the_bytes_of_version_1_stay_what_they_were() {
         let bytes = [cache().encode(), frame()].concat();
         let hash = blake3::hash(&bytes).to_hex();
         assert_eq!(&hash[..16], "f0743fe561340b9e");
+        let key = FolderCacheKeys::new().key([1, 2, 3, 4, 5, 6, 7], b"etc/hostname");
+        assert_eq!(hex(key), "e7ddbb02b7a350aa17f38f19dd94dc07");
+        assert_eq!(hex(folder_cache_id(&[1; 16], b"/srv/rootfs")), "");
     }
 }

@@ -27,7 +27,8 @@ pub use delta_note::DeltaNotes;
 pub use file_header::{Features, FileHeader};
 pub use folder_cache::{
     FOLDER_CACHE_FRAME_LEN_MAX, FOLDER_CACHE_MAGIC, FOLDER_CACHE_STEPS_MAX, FOLDER_CACHE_VERSION,
-    FileStep, FolderCache, FolderCacheFrame, FolderCacheRecord, LaidOut,
+    FileStep, FolderCache, FolderCacheFrame, FolderCacheKeys, FolderCacheRecord, LaidOut,
+    folder_cache_id,
 };
 pub use layout::{Field, Record};
 pub use map_node::{

@@ -5,8 +5,13 @@
 use crate::{
     build::{BuildRequest, BuiltImage},
     contents::{Contents, ContentsWriter, Step, step_of_block},
+    paths::for_each_path,
 };
-use silt_ext4::{EntryId, EntryKind, Hierarchy, Layout, LayoutOptions, writer::DataExtent};
+use silt_ext4::{
+    EntryId, EntryKind, Hierarchy, Layout, LayoutOptions,
+    writer::{DataExtent, LAYOUT_VERSION, Summary},
+};
+use silt_format::LaidOut;
 use silt_store::{ChunkKind, ChunkSink, ImageRecord, Ingest};
 use silt_tree::{TreeBuilder, TreeContent, TreeEntry, TreeKind};
 use silt_types::{
@@ -49,23 +54,70 @@ pub(crate) fn assemble(
     created_ns: i64,
     progress: &dyn Progress,
 ) -> Result<BuiltImage> {
+    let assembled = assemble_known(ingest, &files, request, created_ns, progress, None);
+    assembled.map(|(built, _)| built)
+}
+
+/// As [`assemble`], but takes over the disk of `known` where that was laid out by the same rules from an equal tree. All of
+/// its chunks must be known to be in the store. Answers what was laid out, or taken over, too.
+pub(crate) fn assemble_known(
+    ingest: Ingest,
+    files: &Files,
+    request: &BuildRequest,
+    created_ns: i64,
+    progress: &dyn Progress,
+    known: Option<&LaidOut>,
+) -> Result<(BuiltImage, LaidOut)> {
     progress.begin("laying out", 0);
-    let tree = build_tree(&ingest, &files)?;
-    let layout_options = LayoutOptions { uuid: uuid_of(&tree), size_bytes: request.size_bytes };
-    let layout = Layout::plan(&files.hierarchy, &layout_options)?;
-    let disk = build_map(&ingest, &files, &layout)?;
+    let tree = build_tree(&ingest, files)?;
+    let is_same = |known: &&LaidOut| {
+        known.layout_version == LAYOUT_VERSION
+            && known.tree == tree
+            && known.size_asked == request.size_bytes
+    };
+    let laid_out = match known.filter(is_same) {
+        Some(known) => {
+            ingest.count_known(known.chunks, known.bytes);
+            *known
+        }
+        None => lay_out(&ingest, files, tree, request.size_bytes)?,
+    };
     progress.begin("publishing", 0);
     let record = ImageRecord {
         name: request.name.clone(),
-        disk,
+        disk: laid_out.disk,
         tree: Some(tree),
         created_ns,
         bytes_nonzero: ingest.counts().bytes,
     };
     let counts = ingest.publish_image(&record, request.replace)?;
+    let layout = Some(Summary::from_numbers(laid_out.disk.size_bytes, laid_out.numbers));
     let bytes_read = files.bytes_read;
-    let layout = Some(layout.summary());
-    Ok(BuiltImage { record, bytes_read, counts, layout, no_tree: None, notes: Vec::new() })
+    let (no_tree, notes, changes) = (None, Vec::new(), None);
+    let built = BuiltImage { record, bytes_read, counts, layout, no_tree, notes, changes };
+    Ok((built, laid_out))
+}
+
+fn lay_out(
+    ingest: &Ingest,
+    files: &Files,
+    tree: TreeId,
+    size_asked: Option<u64>,
+) -> Result<LaidOut> {
+    let before = ingest.counts();
+    let options = LayoutOptions { uuid: uuid_of(&tree), size_bytes: size_asked };
+    let layout = Layout::plan(&files.hierarchy, &options)?;
+    let disk = build_map(ingest, files, &layout)?;
+    let after = ingest.counts();
+    Ok(LaidOut {
+        layout_version: LAYOUT_VERSION,
+        tree,
+        size_asked,
+        disk,
+        numbers: layout.summary().numbers(),
+        chunks: after.chunks - before.chunks,
+        bytes: after.bytes - before.bytes,
+    })
 }
 
 /// The UUID of a file system: of the kind that applications define (RFC 9562, version 8), from what is in it.
@@ -81,28 +133,18 @@ fn uuid_of(tree: &TreeId) -> [u8; 16] {
 pub(crate) fn build_tree(sink: &dyn ChunkSink, files: &Files) -> Result<TreeId> {
     let mut builder = TreeBuilder::new(sink);
     builder.push(&tree_entry(sink, files, EntryId::ROOT, Vec::new())?)?;
-    let mut path: Vec<u8> = Vec::new();
-    let mut lengths = Vec::new();
     let mut first_paths: HashMap<EntryId, Vec<u8>> = HashMap::new();
-    for visit in files.hierarchy.walk() {
-        // The path of the parent, by its depth.
-        lengths.truncate(visit.depth - 1);
-        path.truncate(lengths.last().copied().unwrap_or(0));
-        if !path.is_empty() {
-            path.push(b'/');
-        }
-        path.extend_from_slice(visit.name);
-        lengths.push(path.len());
+    for_each_path(&files.hierarchy, |visit, path| {
         if visit.is_primary {
-            builder.push(&tree_entry(sink, files, visit.entry, path.clone())?)?;
+            builder.push(&tree_entry(sink, files, visit.entry, path.to_vec())?)?;
             if files.hierarchy.links(visit.entry) > 1 {
-                first_paths.insert(visit.entry, path.clone());
+                first_paths.insert(visit.entry, path.to_vec());
             }
-        } else {
-            let first = first_paths.get(&visit.entry).cloned().unwrap_or_default();
-            builder.push(&TreeEntry::bare(path.clone(), TreeKind::HardLink(first)))?;
+            return Ok(());
         }
-    }
+        let first = first_paths.get(&visit.entry).cloned().unwrap_or_default();
+        builder.push(&TreeEntry::bare(path.to_vec(), TreeKind::HardLink(first)))
+    })?;
     builder.finish()
 }
 

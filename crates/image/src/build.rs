@@ -12,7 +12,8 @@ use crate::{
 };
 use silt_ext4::{Hierarchy, writer::Summary};
 use silt_store::{Compression, ImageRecord, Ingest, IngestCounts, Named, Store};
-use silt_types::{Context as _, Error, ErrorKind, Name, Progress, Result};
+use silt_tree::TreeChange;
+use silt_types::{Context as _, Error, ErrorKind, Name, Progress, Result, TreeId};
 use std::{
     io::Read,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -50,6 +51,8 @@ pub struct BuildRequest {
     pub max_size_bytes: u64,
     /// Whether a disk may name other files that it is read from.
     pub allow_backing: bool,
+    /// Whether files are read though they look unchanged since they were read last.
+    pub paranoid: bool,
 }
 
 impl BuildRequest {
@@ -64,6 +67,7 @@ impl BuildRequest {
             edits: Edits::default(),
             max_size_bytes: MAX_SIZE_BYTES_DEFAULT,
             allow_backing: false,
+            paranoid: false,
         }
     }
 }
@@ -83,6 +87,35 @@ pub struct BuiltImage {
     pub no_tree: Option<String>,
     /// What else a person should know of how it was made.
     pub notes: Vec<String>,
+    /// What is not as in the image that it took the place of; `None` if it took none, or one of them has no tree.
+    pub changes: Option<Changes>,
+}
+
+/// Paths that two images do not have alike. Each name of a file with several is a path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Paths that only the new one has.
+    pub added: u64,
+    /// Paths that only the old one had.
+    pub removed: u64,
+    /// Paths with other content or other metadata.
+    pub changed: u64,
+}
+
+impl Changes {
+    /// Counts what differs between two trees. Costs what differs.
+    fn between(store: &Store, old: TreeId, new: TreeId) -> Result<Changes> {
+        let mut changes = Changes::default();
+        silt_tree::for_each_change(store, old, new, |change| {
+            match change {
+                TreeChange::Added(_) => changes.added += 1,
+                TreeChange::Removed(_) => changes.removed += 1,
+                TreeChange::Changed(..) => changes.changed += 1,
+            }
+            Ok(())
+        })?;
+        Ok(changes)
+    }
 }
 
 /// Builds an image and publishes it in one step. `AlreadyExists` if the name is taken; `Invalid` for a source that is damaged
@@ -96,6 +129,35 @@ pub fn build(
     progress: &dyn Progress,
 ) -> Result<BuiltImage> {
     refuse_taken_name(store, &request.name, request.replace)?;
+    telling_changes(store, &request.name, || {
+        build_from(store, source, request, created_ns, progress)
+    })
+}
+
+/// Compares what was built with the image of that name that was there before.
+pub(crate) fn telling_changes(
+    store: &Store,
+    name: &Name,
+    build: impl FnOnce() -> Result<BuiltImage>,
+) -> Result<BuiltImage> {
+    let old = match store.find(&name.clone().into()) {
+        Ok(Named::Image(image)) => image.tree,
+        _ => None,
+    };
+    let built = build()?;
+    // The image is there, so what cannot be compared any more is not told, no more.
+    let changes =
+        old.zip(built.record.tree).and_then(|(old, new)| Changes::between(store, old, new).ok());
+    Ok(BuiltImage { changes, ..built })
+}
+
+fn build_from(
+    store: &Store,
+    source: &Source,
+    request: &BuildRequest,
+    created_ns: i64,
+    progress: &dyn Progress,
+) -> Result<BuiltImage> {
     let input = match source {
         Source::Path(path) => match input::open(path)? {
             Opened::Input(input) => input,
@@ -103,9 +165,7 @@ pub fn build(
                 if request.format.is_some_and(|format| format != Format::Directory) {
                     return Err(Error::invalid(format!("{source} is a folder")));
                 }
-                return build_files(store, request, created_ns, progress, |sink, contents| {
-                    directory::read(path, &request.edits, sink, contents, progress)
-                });
+                return directory::build(store, path, request, created_ns, progress);
             }
         },
         Source::Stdin => input::stdin()?,

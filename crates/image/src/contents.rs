@@ -2,9 +2,10 @@
 //! its blocks are zero. Kept in an unnamed file, so that memory stays bounded whatever is read.
 
 use silt_ext4::EntryId;
+pub(crate) use silt_format::FileStep as Step;
 use silt_types::{
-    BLOCK_SIZE_BYTES, BlockRange, CHUNK_BLOCKS_MAX, CHUNK_SIZE_BYTES_MAX, ChunkId, Context as _,
-    Result, is_zero, runs_of_bits,
+    BLOCK_SIZE_BYTES, BlockRange, CHUNK_BLOCKS_MAX, CHUNK_SIZE_BYTES_MAX, Context as _, Result,
+    is_zero, runs_of_bits,
 };
 use std::{
     fs::File,
@@ -14,44 +15,14 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-/// Bytes of an encoded [`Step`].
-const STEP_LEN: usize = 38;
+const STEP_LEN: usize = Step::LEN;
 /// Steps read from the spool at a time.
 const READ_STEPS: usize = 1024;
 
-/// One 64 KiB step of a file that is not all zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Step {
-    /// Number of the step in the file.
-    pub(crate) number: u32,
-    /// Bit `n` is set where block `n` of the step is not zero.
-    pub(crate) blocks: u16,
-    /// The step's content, to the last byte of the file.
-    pub(crate) chunk: ChunkId,
-}
-
-impl Step {
-    /// The step's runs of non-zero blocks, as blocks of the file.
-    pub(crate) fn runs(&self) -> impl Iterator<Item = BlockRange> + use<> {
-        let first = u64::from(self.number) * CHUNK_BLOCKS_MAX;
-        runs_of_bits(self.blocks).map(move |run| BlockRange { start: first + run.start, ..run })
-    }
-
-    fn encode_into(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.number.to_le_bytes());
-        out.extend_from_slice(&self.blocks.to_le_bytes());
-        out.extend_from_slice(self.chunk.as_bytes());
-    }
-
-    fn decode(bytes: &[u8; STEP_LEN]) -> Step {
-        let (number, rest) = bytes.split_first_chunk().expect("38 bytes begin with 4");
-        let (blocks, chunk) = rest.split_first_chunk().expect("34 bytes begin with 2");
-        Step {
-            number: u32::from_le_bytes(*number),
-            blocks: u16::from_le_bytes(*blocks),
-            chunk: ChunkId::from_bytes(*chunk.first_chunk().expect("32 bytes are left")),
-        }
-    }
+/// The runs of non-zero blocks of a step, as blocks of the file.
+fn runs_of(step: &Step) -> impl Iterator<Item = BlockRange> + use<> {
+    let first = u64::from(step.number) * CHUNK_BLOCKS_MAX;
+    runs_of_bits(step.blocks).map(move |run| BlockRange { start: first + run.start, ..run })
 }
 
 /// The bits of the blocks of `step` that are not zero.
@@ -101,6 +72,16 @@ impl ContentsWriter {
         spool.segments.push(segment);
         steps.iter().for_each(|step| step.encode_into(&mut spool.buffer));
         if spool.buffer.len() >= 1 << 20 { spool.write_buffer() } else { Ok(()) }
+    }
+
+    /// How much was added so far, for [`ContentsWriter::take_back`].
+    pub(crate) fn mark(&self) -> usize {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).segments.len()
+    }
+
+    /// Takes back what was added since `mark`. Not for when others add, too.
+    pub(crate) fn take_back(&self, mark: usize) {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).segments.truncate(mark);
     }
 
     /// Everything that was added, to be read.
@@ -165,7 +146,7 @@ impl Contents {
     pub(crate) fn runs(&self, entry: EntryId) -> Result<Vec<BlockRange>> {
         let mut runs: Vec<BlockRange> = Vec::new();
         self.for_each_step(entry, 0, |step| {
-            for run in step.runs() {
+            for run in runs_of(step) {
                 match runs.last_mut() {
                     Some(last) if last.end() == run.start => last.len += run.len,
                     _ => runs.push(run),
@@ -185,6 +166,7 @@ pub(crate) fn step_of_block(block: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use silt_types::ChunkId;
 
     #[test]
     fn zero_blocks_are_found_wherever_they_are() {
@@ -196,8 +178,8 @@ mod tests {
         assert_eq!(nonzero_blocks(&[0, 0, 1]), 1);
         let step =
             Step { number: 2, blocks: 0b1000_0000_0011_0110, chunk: ChunkId::from_bytes([0; 32]) };
-        let runs: Vec<_> = step.runs().map(|run| (run.start, run.len)).collect();
+        let runs: Vec<_> = runs_of(&step).map(|run| (run.start, run.len)).collect();
         assert_eq!(runs, [(33, 2), (36, 2), (47, 1)]);
-        assert_eq!(Step { blocks: u16::MAX, ..step }.runs().count(), 1);
+        assert_eq!(runs_of(&Step { blocks: u16::MAX, ..step }).count(), 1);
     }
 }

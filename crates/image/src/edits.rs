@@ -1,6 +1,6 @@
 //! Small edits of what a source has, before it is laid out: nothing is mounted, and what is not touched keeps its chunks.
 
-use crate::{build::Owner, contents::ContentsWriter, feed::feed};
+use crate::{build::Owner, contents::ContentsWriter, feed::feed, paths::for_each_path};
 use rustix::fs::{FileType, Mode, OFlags};
 use silt_ext4::{EntryId, EntryKind, Hierarchy, Metadata, Timestamp};
 use silt_store::ChunkSink;
@@ -127,20 +127,14 @@ impl Edits {
         if self.excluded.is_empty() {
             return Ok(());
         }
-        let (mut out, mut path, mut lengths) = (Vec::new(), Vec::new(), Vec::<usize>::new());
-        for visit in hierarchy.walk() {
-            lengths.truncate(visit.depth - 1);
-            path.truncate(lengths.last().copied().unwrap_or(0));
-            if !path.is_empty() {
-                path.push(b'/');
-            }
-            path.extend_from_slice(visit.name);
-            lengths.push(path.len());
+        let mut out = Vec::new();
+        for_each_path(hierarchy, |visit, path| {
             let is_folder = hierarchy.kind(visit.entry) == EntryKind::Directory;
-            if self.excludes(&path, is_folder) {
+            if self.excludes(path, is_folder) {
                 out.push((visit.parent, visit.name.to_vec()));
             }
-        }
+            Ok(())
+        })?;
         for (parent, name) in out {
             // It may have gone with a folder above.
             if hierarchy.lookup(parent, &name).is_some() {

@@ -1,7 +1,8 @@
 //! Sources of images: from files to a tree, an ext4 layout and a disk map, published together.
 //!
-//! A source of files fills a [`silt_ext4::Hierarchy`] and puts the content of its files into chunks; everything after that is the same for
-//! all: see `assemble`. Each kind of source has a module of its own, and [`build()`] picks it.
+//! A source of files fills a [`silt_ext4::Hierarchy`] and puts the content of its files into chunks; everything after that
+//! is the same for all: see `assemble`. A disk is imported as it is. Each kind of source has a module of its own, and
+//! [`build()`] picks it.
 
 mod assemble;
 mod build;
@@ -11,13 +12,14 @@ mod disk;
 mod edits;
 mod feed;
 mod input;
+mod paths;
 mod placing;
 mod source;
 mod stream;
 mod tar;
 
 pub use build::{
-    BuildRequest, BuiltImage, MAX_SIZE_BYTES_DEFAULT, Owner, build, refuse_taken_name,
+    BuildRequest, BuiltImage, Changes, MAX_SIZE_BYTES_DEFAULT, Owner, build, refuse_taken_name,
 };
 pub use disk::{READ_CACHE_BYTES, build_stored};
 pub use edits::{AddedFile, Edits, Glob};

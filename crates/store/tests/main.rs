@@ -282,7 +282,9 @@ fn removals_are_counted_and_a_lost_count_is_noticed() {
     assert!(store.verify(&NoProgress).unwrap().errors.is_empty());
     drop((ingest, store));
     let database = rusqlite::Connection::open(dir.path().join("catalog.db")).unwrap();
-    for change in ["DELETE FROM state WHERE one = 2", "INSERT INTO state VALUES (2, 1, 0, 0, 0, 0, 0)"] {
+    for change in
+        ["DELETE FROM state WHERE one = 2", "INSERT INTO state VALUES (2, 1, 0, 0, 0, 0, 0)"]
+    {
         database.execute(change, []).unwrap();
         let refused = Store::open(dir.path(), CACHE).map(drop).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Corrupt, "{change}");

@@ -47,10 +47,7 @@ impl<'a> Tree<'a> {
     }
 
     fn walk_node(&self, id: &ChunkId, below: u8, visit: &mut Visit<'_>) -> Result<()> {
-        let bytes = self.source.get(KeyContext::TreeNode, id)?;
-        let node = TreeNode::decode(&bytes)
-            .context(|| format!("chunk {id}, a node of tree {}, is damaged", self.id))?;
-        match node {
+        match node(self.source, self.id, id)? {
             TreeNode::Leaf(entries) => visit(id, Some(entries)),
             TreeNode::Inner { level, .. } if level >= below => Err(Error::corrupt(format!(
                 "chunk {id}, a node of tree {}, is at the wrong level",
@@ -62,6 +59,12 @@ impl<'a> Tree<'a> {
             }
         }
     }
+}
+
+/// Reads a node of a tree. `Corrupt`, naming both, if it is damaged.
+pub(crate) fn node(source: &dyn ChunkSource, tree: TreeId, id: &ChunkId) -> Result<TreeNode> {
+    let bytes = source.get(KeyContext::TreeNode, id)?;
+    TreeNode::decode(&bytes).context(|| format!("chunk {id}, a node of tree {tree}, is damaged"))
 }
 
 type Visit<'a> = dyn FnMut(&ChunkId, Option<Vec<TreeEntry>>) -> Result<()> + 'a;

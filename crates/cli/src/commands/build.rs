@@ -7,8 +7,8 @@ use crate::{
 };
 use serde_json::{Value, json};
 use silt_engine::{
-    AddedFile, BuildRequest, BuiltImage, Edits, Format, Glob, MAX_SIZE_BYTES_DEFAULT, Owner,
-    Source, Summary,
+    AddedFile, BuildRequest, BuiltImage, Changes, Edits, Format, Glob, MAX_SIZE_BYTES_DEFAULT,
+    Owner, Source, Summary,
 };
 use silt_types::{Error, Name, Result, format_size, parse_size};
 use std::{
@@ -51,6 +51,9 @@ pub(crate) struct Args {
     /// Let a qcow2 file name other files that the disk is read from.
     #[arg(long)]
     allow_backing: bool,
+    /// Read every file, though it looks unchanged since it was read last.
+    #[arg(long)]
+    paranoid: bool,
     /// What the source is, whatever its content says: directory, tar, raw or qcow2.
     #[arg(long, value_name = "FORMAT")]
     from: Option<String>,
@@ -137,6 +140,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<()> {
         edits: args.edits.parse()?,
         max_size_bytes: args.max_size.as_deref().map_or(Ok(MAX_SIZE_BYTES_DEFAULT), parse_size)?,
         allow_backing: args.allow_backing,
+        paranoid: args.paranoid,
     };
     let started = Instant::now();
     let built = context.engine_or_new()?.build(&source, &request, &Bar::new())?;
@@ -175,6 +179,12 @@ fn document(built: &BuiltImage, seconds: f64) -> Value {
         "inodes": layout.map(|layout| layout.inodes),
         "bytes_free": layout.map(|layout| layout.blocks_free * 4096),
         "journal": layout.map(Summary::has_journal),
+        "changes": built.changes.map(|changes| json!({
+            "added": changes.added,
+            "removed": changes.removed,
+            "changed": changes.changed,
+            "bytes_new": counts.bytes_new,
+        })),
         "seconds": seconds,
     })
 }
@@ -196,11 +206,16 @@ fn text(name: &Name, built: &BuiltImage, seconds: f64) -> String {
     };
     let tree =
         built.no_tree.as_ref().map_or_else(String::new, |why| format!("tree    none: {why}\n"));
+    let changes = built.changes.map_or_else(String::new, |changes| {
+        let Changes { added, removed, changed } = changes;
+        format!("changes {added} paths added, {removed} removed, {changed} changed since the last image of that name\n")
+    });
     format!(
         "built {name} in {seconds:.2} s\n\
          disk    {disk}\n\
          disk id {}\n\
          {tree}\
+         {changes}\
          read    {read}\n\
          content {}, of which {} new and {} already in the store\n\
          stored  {} in {} new chunks of {}\n",

@@ -37,6 +37,10 @@ use roster::{Facts, Roster};
 use silt_types::{BLOCK_SIZE_BYTES, BlockRange, Result};
 pub use sizing::DISK_SIZE_BYTES_MIN;
 
+/// Version of the rules by which a layout follows from a hierarchy and options. To be raised with every change by which
+/// an image would get other bytes than before: disks laid out under one version are taken over for equal hierarchies.
+pub const LAYOUT_VERSION: u32 = 1;
+
 /// What a layout is made for, besides the hierarchy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayoutOptions {
@@ -85,6 +89,39 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// All but the length of the disk, in the order of the fields.
+    pub fn numbers(&self) -> [u64; 9] {
+        [
+            self.blocks,
+            self.blocks_data,
+            self.blocks_nodes,
+            self.blocks_fixed,
+            self.blocks_journal,
+            self.blocks_free,
+            self.inodes,
+            self.inodes_used,
+            self.growth_bytes_max,
+        ]
+    }
+
+    /// The same again.
+    pub fn from_numbers(size_bytes: u64, numbers: [u64; 9]) -> Summary {
+        let [blocks, blocks_data, blocks_nodes, blocks_fixed, blocks_journal, ..] = numbers;
+        let [.., blocks_free, inodes, inodes_used, growth_bytes_max] = numbers;
+        Summary {
+            size_bytes,
+            blocks,
+            blocks_data,
+            blocks_nodes,
+            blocks_fixed,
+            blocks_journal,
+            blocks_free,
+            inodes,
+            inodes_used,
+            growth_bytes_max,
+        }
+    }
+
     /// Whether there is a journal.
     pub fn has_journal(&self) -> bool {
         self.blocks_journal > 0

@@ -6,7 +6,7 @@ use rustix::{
 };
 use silt_types::{Error, Result};
 use std::{
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
 };
 
@@ -16,6 +16,12 @@ const PIECE_LEN_MAX: usize = 3072;
 /// The folder that everything is opened beneath.
 pub(crate) struct Root {
     fd: OwnedFd,
+}
+
+impl AsFd for Root {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
 }
 
 impl Root {

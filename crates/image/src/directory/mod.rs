@@ -4,34 +4,59 @@
 //! changes while it is read. Then nothing is published.
 
 mod beneath;
+mod cache;
 mod problems;
 mod read;
 mod walk;
 
-use crate::{contents::ContentsWriter, edits::Edits};
+use crate::{
+    assemble::{self, Files},
+    build::{BuildRequest, BuiltImage},
+    contents::ContentsWriter,
+};
 use beneath::Root;
+use cache::{FolderCache, Known};
 use problems::Problems;
-use silt_ext4::Hierarchy;
-use silt_store::ChunkSink;
+use silt_store::Store;
 use silt_types::{Progress, Result};
 use std::path::Path;
 
-/// Reads the folder `dir`, without what `edits` leaves out: its files go to `sink`, and which chunks they have to `contents`.
-/// Answers the bytes read, too. `Io`, naming up to twenty of them, if entries cannot be read or change meanwhile.
-pub(crate) fn read(
+/// Builds an image from the folder `dir`. Files that the rebuild cache knows are not read, unless the request is paranoid.
+/// `Io`, naming up to twenty of them, if entries cannot be read or change meanwhile.
+pub(crate) fn build(
+    store: &Store,
     dir: &Path,
-    edits: &Edits,
-    sink: &dyn ChunkSink,
-    contents: &ContentsWriter,
+    request: &BuildRequest,
+    created_ns: i64,
     progress: &dyn Progress,
-) -> Result<(Hierarchy, u64)> {
+) -> Result<BuiltImage> {
     let root = Root::open(dir)?;
+    let cache = FolderCache::of(store, dir, &root);
     let problems = Problems::new(dir);
     progress.begin("walking", 0);
-    let walked = walk::walk(&root, edits, &problems)?;
+    let walked = walk::walk(&root, &request.edits, &problems)?;
     problems.check()?;
+    let ingest = store.ingest(request.compression)?;
+    let removals = ingest.removals();
+    let contents = ContentsWriter::new(store.paths().root())?;
+    let mut known = Known::default();
+    if let Some(cache) = &cache {
+        known = cache.files(&walked.hierarchy, &walked.files)?;
+        if !request.paranoid {
+            cache.take(&mut known, &walked.files, &contents, store, &ingest)?;
+        }
+    }
     progress.begin("reading", walked.bytes);
-    let read = read::read_files(&root, walked, sink, contents, &problems, progress)?;
+    let (mut hierarchy, bytes_read) =
+        read::read_files(&root, walked, &known, &contents, &ingest, &problems, progress)?;
     problems.check()?;
-    Ok(read)
+    let added = request.edits.apply(&mut hierarchy, &ingest, &contents)?;
+    let files = Files::new(hierarchy, contents, bytes_read + added)?;
+    let Some(cache) = cache else {
+        return assemble::assemble(ingest, files, request, created_ns, progress);
+    };
+    let (built, laid_out) =
+        assemble::assemble_known(ingest, &files, request, created_ns, progress, known.laid_out())?;
+    cache.keep(&known, &files.contents, laid_out, removals, store);
+    Ok(built)
 }

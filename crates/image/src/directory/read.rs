@@ -2,6 +2,7 @@
 
 use super::{
     beneath::Root,
+    cache::Known,
     problems::Problems,
     walk::{FileSeen, Stamp, Walked},
 };
@@ -52,22 +53,24 @@ struct Reader<'a> {
 /// Hands out pieces, of one file after the other.
 struct Queue<'a> {
     files: std::slice::Iter<'a, FileSeen>,
+    known: &'a Known,
     /// The rest of a long file.
     rest: Option<Piece>,
 }
 
-/// Reads every file that `walked` has, and lays down which chunks each consists of. Answers the hierarchy and the bytes read.
+/// Reads every file that `walked` has and that is not known, and lays down in `contents` which chunks each consists of. Answers
+/// the hierarchy and the bytes read.
 pub(crate) fn read_files(
     root: &Root,
     walked: Walked,
-    sink: &dyn ChunkSink,
+    known: &Known,
     contents: &ContentsWriter,
+    sink: &dyn ChunkSink,
     problems: &Problems,
     progress: &dyn Progress,
 ) -> Result<(Hierarchy, u64)> {
-    let Walked { hierarchy, mut files, .. } = walked;
-    // Neighbours on disk and in the hierarchy become neighbours in packs.
-    files.sort_unstable_by_key(|file| file.entry);
+    // By entry: neighbours on disk and in the hierarchy become neighbours in packs.
+    let Walked { hierarchy, files, .. } = walked;
     let reader = Reader {
         root,
         hierarchy: &hierarchy,
@@ -75,7 +78,7 @@ pub(crate) fn read_files(
         contents,
         problems,
         progress,
-        queue: Mutex::new(Queue { files: files.iter(), rest: None }),
+        queue: Mutex::new(Queue { files: files.iter(), known, rest: None }),
         bytes_read: AtomicU64::new(0),
         failed: Mutex::default(),
     };
@@ -111,7 +114,9 @@ impl Reader<'_> {
             let mut whole = match queue.rest.take() {
                 Some(rest) => rest,
                 None => {
-                    let FileSeen { entry, stamp } = queue.files.next()?;
+                    let Queue { files, known, .. } = &mut *queue;
+                    let unknown = files.find(|file| !known.is_taken(file.entry));
+                    let FileSeen { entry, stamp } = unknown?;
                     let bytes = 0..stamp.size_bytes;
                     Piece { entry: *entry, stamp: *stamp, file: None, bytes }
                 }

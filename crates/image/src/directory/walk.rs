@@ -21,7 +21,7 @@ const XATTR_LEN_MAX: usize = 64 << 10;
 pub(crate) struct Walked {
     /// Every entry; files as if they were one hole.
     pub(crate) hierarchy: Hierarchy,
-    /// Files that are not empty, in no order.
+    /// Files that are not empty, by entry.
     pub(crate) files: Vec<FileSeen>,
     /// Their length in bytes, holes not counted.
     pub(crate) bytes: u64,
@@ -52,6 +52,19 @@ impl Stamp {
             mtime: (stat.st_mtime, stat.st_mtime_nsec as i64),
             ctime: (stat.st_ctime, stat.st_ctime_nsec as i64),
         }
+    }
+
+    /// Everything in it, as numbers.
+    pub(crate) fn numbers(&self) -> [u64; 7] {
+        let ((mtime, mtime_ns), (ctime, ctime_ns)) = (self.mtime, self.ctime);
+        let times = [mtime, mtime_ns, ctime, ctime_ns].map(|number| number as u64);
+        let [mtime, mtime_ns, ctime, ctime_ns] = times;
+        [self.device, self.inode, self.size_bytes, mtime, mtime_ns, ctime, ctime_ns]
+    }
+
+    /// Seconds since 1970 and nanoseconds.
+    pub(crate) fn ctime(&self) -> (i64, i64) {
+        self.ctime
     }
 }
 
@@ -112,7 +125,12 @@ pub(crate) fn walk(root: &Root, edits: &Edits, problems: &Problems) -> Result<Wa
         (0..threads).for_each(|_| drop(scope.spawn(|| walk.work())));
     });
     let state = walk.state.into_inner().unwrap_or_else(PoisonError::into_inner);
-    state.failed.map_or(Ok(state.walked), Err)
+    if let Some(error) = state.failed {
+        return Err(error);
+    }
+    let mut walked = state.walked;
+    walked.files.sort_unstable_by_key(|file| file.entry);
+    Ok(walked)
 }
 
 impl Walk<'_> {

@@ -12,7 +12,7 @@ mod stored;
 
 use crate::{
     assemble::{self, Files},
-    build::{BuildRequest, BuiltImage, build_files},
+    build::{BuildRequest, BuiltImage, build_files, telling_changes},
     contents::ContentsWriter,
     input::Input,
     source::Format,
@@ -72,12 +72,14 @@ pub fn build_stored(
     progress: &dyn Progress,
 ) -> Result<BuiltImage> {
     let mut notes = Vec::new();
-    let built = build_files(store, request, created_ns, progress, |ingest, contents| {
-        let Stored { hierarchy, bytes_read, reused, note } =
-            stored::read(store, disk, folder, ingest, contents, progress)?;
-        ingest.count_known(reused.chunks, reused.bytes);
-        notes.extend(note);
-        Ok((hierarchy, bytes_read))
+    let built = telling_changes(store, &request.name, || {
+        build_files(store, request, created_ns, progress, |ingest, contents| {
+            let Stored { hierarchy, bytes_read, reused, note } =
+                stored::read(store, disk, folder, ingest, contents, progress)?;
+            ingest.count_known(reused.chunks, reused.bytes);
+            notes.extend(note);
+            Ok((hierarchy, bytes_read))
+        })
     })?;
     Ok(BuiltImage { notes, ..built })
 }
@@ -140,7 +142,7 @@ fn build_file(
     progress.begin("publishing", 0);
     let record = ImageRecord { name: request.name.clone(), disk, tree, created_ns, bytes_nonzero };
     let counts = ingest.publish_image(&record, request.replace)?;
-    Ok(BuiltImage { record, bytes_read, counts, layout: None, no_tree, notes })
+    Ok(BuiltImage { record, bytes_read, counts, layout: None, no_tree, notes, changes: None })
 }
 
 /// Answers the disk, how many bytes of it were read, and why not all could be cut along files, if that matters.

@@ -1,0 +1,308 @@
+//! The difference of two trees, found by reading only the nodes that are not in both.
+//!
+//! Both sequences of entries are walked side by side. Where both stand before the same node, it is passed over unread;
+//! nodes are cut by content, so after a change the two soon stand before the same node again.
+
+use crate::read::node;
+use silt_format::{TreeChild, TreeEntry, TreeNode, path_before};
+use silt_store::ChunkSource;
+use silt_types::{ChunkId, Error, Result, TreeId};
+use std::{cmp::Ordering, collections::VecDeque};
+
+/// A path that two trees do not have alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TreeChange {
+    /// Only the new tree has it.
+    Added(TreeEntry),
+    /// Only the old tree has it.
+    Removed(TreeEntry),
+    /// Both have it, with other content or other metadata: old and new.
+    Changed(TreeEntry, TreeEntry),
+}
+
+/// Visits what is not alike in two trees, in tree order. `Corrupt`, naming the node, if one is damaged. Reads the nodes that
+/// are not in both; memory for one node a level of each.
+pub fn for_each_change(
+    source: &dyn ChunkSource,
+    old: TreeId,
+    new: TreeId,
+    mut visit: impl FnMut(TreeChange) -> Result<()>,
+) -> Result<()> {
+    if old == new {
+        return Ok(());
+    }
+    let (mut old, mut new) = (Cursor::new(source, old)?, Cursor::new(source, new)?);
+    loop {
+        match (old.front(), new.front()) {
+            (None, None) => return Ok(()),
+            (Some(Item::Entry(_)), None) => visit(TreeChange::Removed(old.take_entry()?))?,
+            (None, Some(Item::Entry(_))) => visit(TreeChange::Added(new.take_entry()?))?,
+            (Some(Item::Entry(a)), Some(Item::Entry(b))) => match order(&a.path, &b.path) {
+                Ordering::Less => visit(TreeChange::Removed(old.take_entry()?))?,
+                Ordering::Greater => visit(TreeChange::Added(new.take_entry()?))?,
+                Ordering::Equal => {
+                    let (a, b) = (old.take_entry()?, new.take_entry()?);
+                    if a != b {
+                        visit(TreeChange::Changed(a, b))?;
+                    }
+                }
+            },
+            (Some(Item::Node(a)), Some(Item::Node(b))) if a.child.id == b.child.id => {
+                old.skip();
+                new.skip();
+            }
+            (Some(a), Some(b)) => match must_open(a, b) {
+                (true, true) => {
+                    old.open()?;
+                    new.open()?;
+                }
+                (true, false) => old.open()?,
+                (false, true) => new.open()?,
+                // An entry before everything that the other has left.
+                (false, false) if matches!(a, Item::Entry(_)) => {
+                    visit(TreeChange::Removed(old.take_entry()?))?;
+                }
+                (false, false) => visit(TreeChange::Added(new.take_entry()?))?,
+            },
+            (Some(Item::Node(_)), None) => old.open()?,
+            (None, Some(Item::Node(_))) => new.open()?,
+        }
+    }
+}
+
+/// Which of two fronts, at least one of them a node, have to be opened: the higher one, or the one that begins first, whose
+/// entries come before the other's. A node whose turn comes later may be one that both have.
+fn must_open(a: &Item, b: &Item) -> (bool, bool) {
+    match (a, b) {
+        (Item::Node(a), Item::Node(b)) => match a.level.cmp(&b.level) {
+            Ordering::Greater => (true, false),
+            Ordering::Less => (false, true),
+            Ordering::Equal => match order(&a.child.first_path, &b.child.first_path) {
+                Ordering::Less => (true, false),
+                Ordering::Greater => (false, true),
+                Ordering::Equal => (true, true),
+            },
+        },
+        (Item::Node(a), Item::Entry(b)) => (!path_before(&b.path, &a.child.first_path), false),
+        (Item::Entry(a), Item::Node(b)) => (false, !path_before(&a.path, &b.child.first_path)),
+        (Item::Entry(_), Item::Entry(_)) => (false, false),
+    }
+}
+
+fn order(a: &[u8], b: &[u8]) -> Ordering {
+    match (path_before(a, b), path_before(b, a)) {
+        (true, _) => Ordering::Less,
+        (_, true) => Ordering::Greater,
+        _ => Ordering::Equal,
+    }
+}
+
+/// What is next of a tree: an entry, or a node that was not opened.
+enum Item {
+    Entry(TreeEntry),
+    Node(Unopened),
+}
+
+struct Unopened {
+    child: TreeChild,
+    level: u8,
+}
+
+/// What is left of a tree.
+struct Cursor<'a> {
+    source: &'a dyn ChunkSource,
+    tree: TreeId,
+    /// What is left of each opened node, the root's first; none is empty.
+    levels: Vec<VecDeque<Item>>,
+    /// The last path that was passed, which all others come after.
+    passed: Option<Vec<u8>>,
+}
+
+impl<'a> Cursor<'a> {
+    fn new(source: &'a dyn ChunkSource, tree: TreeId) -> Result<Cursor<'a>> {
+        let mut cursor = Cursor { source, tree, levels: Vec::new(), passed: None };
+        let root = ChunkId::from_bytes(*tree.as_bytes());
+        cursor.push(node(source, tree, &root)?);
+        Ok(cursor)
+    }
+
+    fn push(&mut self, node: TreeNode) {
+        self.levels.push(match node {
+            TreeNode::Leaf(entries) => entries.into_iter().map(Item::Entry).collect(),
+            TreeNode::Inner { level, children } => {
+                let below = level - 1;
+                let items = children.into_iter();
+                items.map(|child| Item::Node(Unopened { child, level: below })).collect()
+            }
+        });
+    }
+
+    fn front(&self) -> Option<&Item> {
+        self.levels.last().and_then(VecDeque::front)
+    }
+
+    fn take(&mut self) -> Option<Item> {
+        let item = self.levels.last_mut()?.pop_front();
+        while self.levels.last().is_some_and(VecDeque::is_empty) {
+            self.levels.pop();
+        }
+        item
+    }
+
+    fn skip(&mut self) {
+        self.take();
+    }
+
+    fn take_entry(&mut self) -> Result<TreeEntry> {
+        let Some(Item::Entry(entry)) = self.take() else {
+            return Err(self.corrupt("has no entry where there was one"));
+        };
+        if self.passed.as_ref().is_some_and(|passed| !path_before(passed, &entry.path)) {
+            return Err(self.corrupt("has entries that do not ascend"));
+        }
+        self.passed = Some(entry.path.clone());
+        Ok(entry)
+    }
+
+    /// Puts what is in the node at the front in its place.
+    fn open(&mut self) -> Result<()> {
+        let Some(Item::Node(Unopened { child, level })) = self.take() else {
+            return Err(self.corrupt("has no node where there was one"));
+        };
+        let opened = node(self.source, self.tree, &child.id)?;
+        let (found, first_path) = match &opened {
+            TreeNode::Leaf(entries) => (0, entries.first().map(|entry| &entry.path)),
+            TreeNode::Inner { level, children } => {
+                (*level, children.first().map(|child| &child.first_path))
+            }
+        };
+        if found != level || first_path != Some(&child.first_path) {
+            return Err(self.corrupt("has a node at the wrong place"));
+        }
+        self.push(opened);
+        Ok(())
+    }
+
+    fn corrupt(&self, why: &str) -> Error {
+        Error::corrupt(format!("tree {} {why}", self.tree))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Tree, TreeBuilder, TreeContent, TreeKind};
+    use silt_store::{Chunk, KeyContext, MemoryChunks};
+    use std::{
+        collections::BTreeMap,
+        sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    };
+
+    /// Paths in tree order: a slash before every other byte.
+    type Paths = BTreeMap<Vec<u16>, TreeEntry>;
+
+    fn insert(paths: &mut Paths, path: &str, content: u8) {
+        let key = path.bytes().map(|b| if b == b'/' { 0 } else { u16::from(b) + 1 }).collect();
+        let chunks = TreeContent::Chunks(vec![ChunkId::from_bytes([content; 32])]);
+        let kind = TreeKind::File { size_bytes: 5, content: chunks };
+        paths.insert(key, TreeEntry::bare(path.as_bytes().to_vec(), kind));
+    }
+
+    fn build(chunks: &MemoryChunks, paths: &Paths) -> TreeId {
+        let mut builder = TreeBuilder::new(chunks);
+        builder.push(&TreeEntry::bare(Vec::new(), TreeKind::Directory)).unwrap();
+        paths.values().for_each(|entry| builder.push(entry).unwrap());
+        builder.finish().unwrap()
+    }
+
+    fn naive(old: &Paths, new: &Paths) -> Vec<TreeChange> {
+        let mut all: BTreeMap<_, (Option<&TreeEntry>, Option<&TreeEntry>)> = BTreeMap::new();
+        old.iter().for_each(|(key, entry)| all.entry(key).or_default().0 = Some(entry));
+        new.iter().for_each(|(key, entry)| all.entry(key).or_default().1 = Some(entry));
+        let changes = all.into_values().filter_map(|pair| match pair {
+            (Some(a), None) => Some(TreeChange::Removed(a.clone())),
+            (None, Some(b)) => Some(TreeChange::Added(b.clone())),
+            (Some(a), Some(b)) if a != b => Some(TreeChange::Changed(a.clone(), b.clone())),
+            _ => None,
+        });
+        changes.collect()
+    }
+
+    /// Counts what is read.
+    struct Counting<'a>(&'a MemoryChunks, AtomicUsize);
+
+    impl ChunkSource for Counting<'_> {
+        fn get(&self, context: KeyContext, id: &ChunkId) -> Result<Chunk> {
+            self.1.fetch_add(1, Relaxed);
+            self.0.get(context, id)
+        }
+
+        fn get_hot(&self, _: KeyContext, _: &ChunkId) -> Option<Chunk> {
+            None
+        }
+    }
+
+    fn changes(chunks: &MemoryChunks, old: TreeId, new: TreeId) -> (Vec<TreeChange>, usize) {
+        let (mut found, source) = (Vec::new(), Counting(chunks, AtomicUsize::new(0)));
+        for_each_change(&source, old, new, |change| {
+            found.push(change);
+            Ok(())
+        })
+        .unwrap();
+        (found, source.1.into_inner())
+    }
+
+    #[test]
+    fn differences_are_those_of_a_naive_comparison() {
+        let chunks = MemoryChunks::new();
+        let mut state = 1_u64;
+        let mut random = move |below: u64| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state % below
+        };
+        for round in 0..300 {
+            let (size, mut old) = ([0, 1, 30, 500, 5000][round % 5], Paths::new());
+            let path = |n: u64| format!("{}/{}/file-{n}", n % 7, n % 31);
+            (0..size).for_each(|n| insert(&mut old, &path(n), 0));
+            let mut new = old.clone();
+            for _ in 0..[0, 1, 3, 40, 2000][random(5) as usize] {
+                let at = random(size + 10);
+                match random(4) {
+                    0 => insert(&mut new, &path(at), 1 + random(3) as u8),
+                    1 => insert(&mut new, &format!("new-{at}"), 0),
+                    _ => {
+                        let path = path(at);
+                        new.retain(|_, entry| entry.path != path.as_bytes());
+                    }
+                }
+            }
+            let ids = (build(&chunks, &old), build(&chunks, &new));
+            assert_eq!(changes(&chunks, ids.0, ids.1).0, naive(&old, &new), "{round}");
+            assert_eq!(changes(&chunks, ids.1, ids.0).0, naive(&new, &old), "{round}");
+        }
+    }
+
+    #[test]
+    fn only_nodes_that_differ_are_read() {
+        let (chunks, mut old) = (MemoryChunks::new(), Paths::new());
+        (0..40_000).for_each(|n| insert(&mut old, &format!("dir/file-{n:06}"), 0));
+        let mut new = old.clone();
+        insert(&mut new, "dir/file-000007", 1);
+        insert(&mut new, "dir/file-020000-and-a-half", 1);
+        new.pop_last();
+        let ids = (build(&chunks, &old), build(&chunks, &new));
+        let (found, reads) = changes(&chunks, ids.0, ids.1);
+        let mut nodes = 0;
+        Tree::new(&chunks, ids.0)
+            .for_each_node(|_| {
+                nodes += 1;
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(found.len(), 3);
+        assert!(reads <= 30 && nodes > 500, "{reads} reads of {nodes} nodes");
+        assert_eq!(changes(&chunks, ids.0, ids.0), (vec![], 0));
+    }
+}
