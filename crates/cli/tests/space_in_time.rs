@@ -205,7 +205,8 @@ fn image_of_a_million_extents(silt: &Silt, name: &str) {
     }
     let disk = map.finish().unwrap();
     let name = name.parse().unwrap();
-    let record = ImageRecord { name, disk, tree: None, created_ns: 0, bytes_nonzero: 1 << 32 };
+    let record =
+        ImageRecord { name, disk, tree: None, config: None, created_ns: 0, bytes_nonzero: 1 << 32 };
     ingest.publish_image(&record, false).unwrap();
 }
 

@@ -33,6 +33,7 @@ impl Engine {
                 name: request.image.clone(),
                 disk: state.disk,
                 tree: None,
+                config: None,
                 created_ns: now_ns(),
                 bytes_nonzero: self.bytes_mapped(state.disk)?,
             };

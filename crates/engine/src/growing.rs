@@ -84,6 +84,7 @@ fn furnished() -> (TempDir, Engine, DiskName) {
         name: "image".parse().unwrap(),
         disk,
         tree: None,
+        config: None,
         created_ns: 0,
         bytes_nonzero: 0,
     };

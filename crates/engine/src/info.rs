@@ -6,6 +6,7 @@ use crate::{
     freeze::Frozen,
 };
 use silt_format::state_of_disk;
+use silt_image::read_config;
 use silt_store::{ChunkKind, Listing, Named, VolumeRecord};
 use silt_types::{
     BLOCK_SIZE_BYTES, DiskId, DiskName, ErrorKind, Result, StateId, TreeId, VolumeId,
@@ -49,6 +50,8 @@ pub struct NameInfo {
     pub disk_id: Option<DiskId>,
     /// The tree it was built from.
     pub tree_id: Option<TreeId>,
+    /// The configuration that a container image came with: JSON, as it came.
+    pub config: Option<Vec<u8>>,
     /// Length in bytes.
     pub size_bytes: u64,
     /// Blocks written or zeroed since the base.
@@ -126,6 +129,7 @@ impl Engine {
                 kind: "image",
                 disk_id: Some(image.disk),
                 tree_id: image.tree,
+                config: image.config.map(|at| read_config(&self.store, at)).transpose()?,
                 size_bytes: image.disk.size_bytes,
                 blocks_modified: 0,
                 delta_bytes_allocated: 0,
@@ -146,6 +150,7 @@ impl Engine {
                     kind: "snapshot",
                     disk_id: snapshot.disk_id(),
                     tree_id: None,
+                    config: None,
                     size_bytes: snapshot.size_bytes,
                     blocks_modified: disk.blocks_modified(),
                     delta_bytes_allocated: disk.delta_bytes_allocated()?,
@@ -194,6 +199,7 @@ impl Engine {
             kind: "volume",
             disk_id: is_base.then_some(volume.base),
             tree_id: None,
+            config: None,
             size_bytes: volume.size_bytes,
             blocks_modified,
             delta_bytes_allocated,

@@ -68,6 +68,9 @@ impl Engine {
             if let Some(tree) = image.tree {
                 self.walk_tree(&name, tree, &findings, &mut needs);
             }
+            if let Some(config) = image.config {
+                self.walk_disk(&name, config, &findings, &mut needs);
+            }
         }
         for volume in &volumes {
             self.walk_disk(&format!("volume {}", volume.name), volume.base, &findings, &mut needs);

@@ -188,6 +188,7 @@ mod tests {
             name: "debian".parse().unwrap(),
             disk: disk(9),
             tree: Some(TreeId::from_bytes([8; 32])),
+            config: None,
             created_ns: -5,
         };
         let delta = DeltaId::from_bytes([7; 16]);
@@ -230,5 +231,11 @@ mod tests {
             assert_eq!(&hash[..16], expected);
             footer.roots.truncate(1); // An image alone.
         }
+        if let RootRecord::Image { config, .. } = &mut footer.roots[0] {
+            *config = Some(DiskId { root: ChunkId::from_bytes([1; 32]), size_bytes: 1234 });
+        }
+        let bytes = footer.encode(PackId::from_bytes([3; 16]));
+        assert_eq!(&blake3::hash(&bytes).to_hex()[..16], "8599acf9455d36a1");
+        assert_eq!(decode(&bytes).unwrap(), footer);
     }
 }

@@ -15,6 +15,8 @@ pub enum RootRecord {
         disk: DiskId,
         /// Its tree, where it was built from files.
         tree: Option<TreeId>,
+        /// Its configuration as a disk of that length, where it came with one.
+        config: Option<DiskId>,
         /// When it was published, in nanoseconds since 1970.
         created_ns: i64,
     },
@@ -49,6 +51,7 @@ pub enum RootRecord {
 const IMAGE: u8 = 1;
 const SEAL: u8 = 2;
 const SNAPSHOT: u8 = 3;
+const CONFIGURED_IMAGE: u8 = 4;
 
 impl RootRecord {
     /// The longest encoded record in bytes.
@@ -56,12 +59,13 @@ impl RootRecord {
 
     pub(crate) fn encode_into(&self, out: &mut Vec<u8>) {
         match self {
-            RootRecord::Image { name, disk, tree, created_ns } => {
-                out.put_u8(IMAGE);
+            RootRecord::Image { name, disk, tree, config, created_ns } => {
+                out.put_u8(if config.is_some() { CONFIGURED_IMAGE } else { IMAGE });
                 put_name(out, name);
                 put_disk(out, disk);
                 put_optional(out, tree.as_ref().map(TreeId::as_bytes));
                 out.put_u64(*created_ns as u64);
+                config.iter().for_each(|config| put_disk(out, config));
             }
             RootRecord::Seal { base, delta, disk } => {
                 out.put_u8(SEAL);
@@ -84,11 +88,12 @@ impl RootRecord {
 
     pub(crate) fn decode(wire: &mut WireReader<'_>) -> Result<RootRecord> {
         Ok(match wire.u8()? {
-            IMAGE => RootRecord::Image {
+            kind @ (IMAGE | CONFIGURED_IMAGE) => RootRecord::Image {
                 name: read_name(wire)?,
                 disk: read_disk(wire)?,
                 tree: read_optional(wire)?.map(TreeId::from_bytes),
                 created_ns: wire.u64()? as i64,
+                config: if kind == CONFIGURED_IMAGE { Some(read_disk(wire)?) } else { None },
             },
             SEAL => RootRecord::Seal {
                 base: read_disk(wire)?,

@@ -6,12 +6,12 @@ use crate::{
     layout::{Field, Record},
     wire::{WireReader, WireWrite},
 };
-use silt_types::Result;
+use silt_types::{Error, ErrorKind, Result};
 
 /// Magic of the `store` file.
 pub const STORE_MAGIC: [u8; 8] = *b"SILTSTOR";
-/// Format version of the store as a whole.
-pub const STORE_VERSION: u16 = 1;
+/// Format version of the store as a whole: 2 since images keep a configuration.
+pub const STORE_VERSION: u16 = 2;
 
 /// The `store` file: a file header whose id is the store's, and this payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,12 +41,20 @@ impl StoreFile {
     /// The encoded file.
     pub fn encode(&self) -> Vec<u8> {
         let header = FileHeader::of_payload(STORE_MAGIC, self.id, &self.domain_secret);
+        let header = FileHeader { version: STORE_VERSION, ..header };
         [header.encode().as_slice(), &self.domain_secret].concat()
     }
 
-    /// Decodes the file.
+    /// Decodes the file. `Unsupported` if the store is of another version: there is none that is read as an older one.
     pub fn decode(bytes: &[u8]) -> Result<StoreFile> {
         let (header, payload) = FileHeader::decode_file(bytes, STORE_MAGIC, STORE_VERSION)?;
+        if header.version < STORE_VERSION {
+            let message = format!(
+                "the store has format version {}; this build knows version {STORE_VERSION}",
+                header.version
+            );
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
         let mut wire = WireReader::new(payload, "store file");
         let domain_secret = wire.array()?;
         wire.finish()?;
@@ -120,6 +128,9 @@ mod tests {
             assert!(StoreFile::decode(&bytes).is_err(), "{bit}");
             bytes[bit / 8] ^= 1 << (bit % 8);
         }
+        let older = FileHeader::of_payload(STORE_MAGIC, store.id, &store.domain_secret).encode();
+        let older = [older.as_slice(), &store.domain_secret].concat();
+        assert_eq!(StoreFile::decode(&older).unwrap_err().kind(), ErrorKind::Unsupported);
         let slot = CommitSlot { number: 77 };
         let mut bytes = slot.encode();
         assert_eq!(CommitSlot::decode(&bytes).unwrap(), Some(slot));

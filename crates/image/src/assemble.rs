@@ -26,6 +26,8 @@ pub(crate) struct Files {
     pub(crate) hierarchy: Hierarchy,
     pub(crate) contents: Contents,
     pub(crate) bytes_read: u64,
+    /// The configuration that came with them, in chunks.
+    pub(crate) config: Option<DiskId>,
 }
 
 impl Files {
@@ -42,7 +44,7 @@ impl Files {
             let (size_bytes, runs) = (hierarchy.size_bytes(entry), contents.runs(entry)?);
             hierarchy.set_file_content(entry, size_bytes, &runs)?;
         }
-        Ok(Files { hierarchy, contents, bytes_read })
+        Ok(Files { hierarchy, contents, bytes_read, config: None })
     }
 }
 
@@ -87,6 +89,7 @@ pub(crate) fn assemble_known(
         name: request.name.clone(),
         disk: laid_out.disk,
         tree: Some(tree),
+        config: files.config,
         created_ns,
         bytes_nonzero: ingest.counts().bytes,
     };

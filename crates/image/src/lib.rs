@@ -6,6 +6,7 @@
 
 mod assemble;
 mod build;
+mod config;
 mod contents;
 mod directory;
 mod disk;
@@ -21,6 +22,7 @@ mod tar;
 pub use build::{
     BuildRequest, BuiltImage, Changes, MAX_SIZE_BYTES_DEFAULT, Owner, build, refuse_taken_name,
 };
+pub use config::{CONFIG_SIZE_BYTES_MAX, read_config};
 pub use disk::{READ_CACHE_BYTES, build_stored};
 pub use edits::{AddedFile, Edits, Glob};
 pub use source::{Format, Source};

@@ -32,7 +32,7 @@ const PAGE_LEN: u64 = 4096;
 /// `SILT` in the header of the database file.
 const APPLICATION_ID: i64 = 0x5349_4c54;
 /// Version of the tables below. A new one takes a new version of the store, too.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS state (
@@ -46,8 +46,8 @@ CREATE TABLE IF NOT EXISTS chunk (
     id BLOB PRIMARY KEY, pack INTEGER NOT NULL, offset INTEGER NOT NULL, stored INTEGER NOT NULL,
     length INTEGER NOT NULL, kind INTEGER NOT NULL, codec INTEGER NOT NULL, sum INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS image (
-    name TEXT PRIMARY KEY, root BLOB NOT NULL, size INTEGER NOT NULL, tree BLOB, created INTEGER NOT NULL,
-    bytes_nonzero INTEGER NOT NULL, sum INTEGER NOT NULL) WITHOUT ROWID;
+    name TEXT PRIMARY KEY, root BLOB NOT NULL, size INTEGER NOT NULL, tree BLOB, config_root BLOB,
+    config_size INTEGER NOT NULL, created INTEGER NOT NULL, bytes_nonzero INTEGER NOT NULL, sum INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS volume (
     name TEXT PRIMARY KEY, id BLOB NOT NULL UNIQUE, root BLOB NOT NULL, base_size INTEGER NOT NULL,
     size INTEGER NOT NULL, frozen BLOB NOT NULL, state BLOB NOT NULL, own BLOB NOT NULL,

@@ -19,6 +19,7 @@ fn record(name: &str, root: ChunkId) -> ImageRecord {
         name: name.parse().unwrap(),
         disk: DiskId { root, size_bytes: 4096 },
         tree: None,
+        config: None,
         created_ns: 1,
         bytes_nonzero: 4096,
     }

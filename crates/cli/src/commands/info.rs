@@ -1,6 +1,7 @@
 //! `silt info`: what there is to know of a name, or of the store.
 
 use super::Context;
+use super::image_config::{config_document, config_lines};
 use crate::output::{print, time};
 use serde_json::{Value, json};
 use silt_engine::{NameInfo, StoreInfo};
@@ -54,6 +55,7 @@ fn name_document(info: &NameInfo) -> Value {
         "frozen_deltas": info.frozen_deltas,
         "created": time(info.created_ns),
         "served_by": served_by,
+        "config": info.config.as_deref().map(config_document),
     })
 }
 
@@ -83,6 +85,7 @@ fn name_text(info: &NameInfo) -> String {
     if let Some(id) = info.tree_id {
         lines.push(("tree id", id.to_string()));
     }
+    lines.extend(info.config.as_deref().map(config_lines).unwrap_or_default());
     if let Some(base) = info.base {
         if let Some(source) = &info.source {
             lines.push(("cloned from", source.to_string()));

@@ -7,6 +7,7 @@ pub(crate) mod completions;
 pub(crate) mod diff;
 pub(crate) mod export;
 pub(crate) mod flatten;
+mod image_config;
 pub(crate) mod info;
 pub(crate) mod log;
 pub(crate) mod ls;

@@ -1,6 +1,6 @@
 //! Images in the catalog.
 
-use super::row::{Record, read_disk};
+use super::row::{Record, read_disk, read_optional_disk};
 use rusqlite::{Row, Transaction, params};
 use silt_format::{RootRecord, RowSum};
 use silt_types::{DiskId, Name, TreeId};
@@ -14,6 +14,8 @@ pub struct ImageRecord {
     pub disk: DiskId,
     /// The tree it was built from, if it was.
     pub tree: Option<TreeId>,
+    /// The configuration it came with, if it did: JSON as a disk of its length.
+    pub config: Option<DiskId>,
     /// When it was published, in nanoseconds since 1970.
     pub created_ns: i64,
     /// Bytes of content that the disk maps.
@@ -27,6 +29,7 @@ impl ImageRecord {
             name: self.name.clone(),
             disk: self.disk,
             tree: self.tree,
+            config: self.config,
             created_ns: self.created_ns,
         }
     }
@@ -37,8 +40,14 @@ impl ImageRecord {
             .blob(self.disk.root.as_bytes());
         let sum = sum
             .int(self.disk.size_bytes as i64)
-            .optional(self.tree.as_ref().map(|tree| &tree.as_bytes()[..]));
+            .optional(self.tree.as_ref().map(|tree| &tree.as_bytes()[..]))
+            .optional(self.config.as_ref().map(|config| &config.root.as_bytes()[..]))
+            .int(self.config_size());
         sum.int(self.created_ns).int(self.bytes_nonzero as i64).finish()
+    }
+
+    fn config_size(&self) -> i64 {
+        self.config.map_or(0, |config| config.size_bytes as i64)
     }
 
     pub(super) fn write(&self, tx: &Transaction<'_>) -> rusqlite::Result<()> {
@@ -48,11 +57,13 @@ impl ImageRecord {
             self.disk.root.as_bytes(),
             self.disk.size_bytes as i64,
             tree,
+            self.config.as_ref().map(|config| config.root.as_bytes()),
+            self.config_size(),
             self.created_ns,
             self.bytes_nonzero as i64,
             self.sum()
         ];
-        tx.execute("REPLACE INTO image VALUES (?, ?, ?, ?, ?, ?, ?)", row).map(drop)
+        tx.execute("REPLACE INTO image VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row).map(drop)
     }
 }
 
@@ -65,9 +76,14 @@ impl Record for ImageRecord {
             return Ok(None);
         };
         let tree = row.get::<_, Option<[u8; 32]>>(3)?.map(TreeId::from_bytes);
-        let bytes_nonzero = row.get::<_, i64>(5)? as u64;
-        let disk = read_disk(row, 1)?;
-        let record = ImageRecord { name, disk, tree, created_ns: row.get(4)?, bytes_nonzero };
-        Ok((record.sum() == row.get::<_, i64>(6)?).then_some(record))
+        let record = ImageRecord {
+            name,
+            disk: read_disk(row, 1)?,
+            tree,
+            config: read_optional_disk(row, 4)?,
+            created_ns: row.get(6)?,
+            bytes_nonzero: row.get::<_, i64>(7)? as u64,
+        };
+        Ok((record.sum() == row.get::<_, i64>(8)?).then_some(record))
     }
 }

@@ -54,3 +54,9 @@ pub(super) fn read_disk(row: &Row<'_>, first: usize) -> rusqlite::Result<DiskId>
     let size_bytes = row.get::<_, i64>(first + 1)? as u64;
     Ok(DiskId { root: ChunkId::from_bytes(row.get(first)?), size_bytes })
 }
+
+/// The same where there may be none.
+pub(super) fn read_optional_disk(row: &Row<'_>, first: usize) -> rusqlite::Result<Option<DiskId>> {
+    let is_there = row.get::<_, Option<[u8; 32]>>(first)?.is_some();
+    is_there.then(|| read_disk(row, first)).transpose()
+}
