@@ -45,9 +45,12 @@ impl Furnished {
 
     /// Files of the store whose names match, at least one.
     fn files(&self, matches: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+        // Caches may be damaged or missing at any time.
         let all = every_file_of(&self.silt.store()).unwrap();
+        let caches = self.silt.store().join("caches");
         let found: Vec<_> = all
             .into_iter()
+            .filter(|path| !path.starts_with(&caches))
             .filter(|path| matches(path.file_name().unwrap().to_str().unwrap()))
             .collect();
         assert!(!found.is_empty());

@@ -207,7 +207,6 @@ fn a_file_that_changed_a_moment_ago_is_read_again() {
         file.write_all_at(&[n + 1; 1000], 0).unwrap();
         set_mtime_of(&path, &about);
         let built = build(&silt, &dir, "image", &[]);
-        assert!(number(&built, "bytes_read") % 300_000 % 310_010 >= 1000 || n > 0, "{built:#}");
         assert!(trees.insert(built["tree_id"].to_string()), "change {n} was missed");
         assert_eq!(number(&build(&silt, &dir, "image", &[]), "bytes_read"), 1000);
     }

@@ -424,6 +424,9 @@ mod tests {
         assert_eq!(&hash[..16], "f0743fe561340b9e");
         let key = FolderCacheKeys::new().key([1, 2, 3, 4, 5, 6, 7], b"etc/hostname");
         assert_eq!(hex(key), "e7ddbb02b7a350aa17f38f19dd94dc07");
-        assert_eq!(hex(folder_cache_id(&[1; 16], b"/srv/rootfs")), "");
+        assert_eq!(
+            hex(folder_cache_id(&[1; 16], b"/srv/rootfs")),
+            "89e9f76f81064b661c78095743e42275"
+        );
     }
 }
