@@ -10,7 +10,7 @@ use std::{env, path::PathBuf};
 #[derive(Debug, Parser)]
 #[command(name = "silt", version, propagate_version = true, max_term_width = 100)]
 #[command(after_help = "Examples:
-  silt build ./rootfs debian            an image from a folder
+  silt build ./rootfs debian            an image from a folder, a tar, a disk, a container image
   silt clone debian vm1                 a writable volume on it
   silt serve vm1 --nbd /tmp/vm1.sock    attach it to a virtual machine
   silt ps                               what is served, and how much it does
@@ -36,6 +36,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Build(commands::build::Args),
+    Sources(commands::sources::Args),
     Clone(commands::clone::Args),
     Snapshot(commands::snapshot::Args),
     Rollback(commands::rollback::Args),

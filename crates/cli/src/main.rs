@@ -6,6 +6,7 @@ mod graph;
 mod lineage;
 mod output;
 mod progress;
+mod shares;
 
 use clap::Parser as _;
 use std::process::ExitCode;

@@ -27,6 +27,7 @@ mod seal;
 mod sealed_state;
 mod serve;
 mod servers;
+mod shares;
 mod snapshot;
 mod state;
 mod takeover;
@@ -51,6 +52,7 @@ pub use rollback::{RollbackRequest, RolledBack};
 pub use seal::{Contended, SealReport};
 pub use serve::{Prepared, Served, Serving};
 pub use servers::{Servers, StopWhich};
+pub use shares::ImageShare;
 pub use silt_export::{
     ExportAddress, Limits, Rate, StopSignal,
     fuse::{Access, FileAddress},

@@ -72,6 +72,22 @@ impl Format {
 }
 
 impl Source {
+    /// How each is written, and what it is.
+    pub const FORMS: [(&'static str, &'static str); 9] = [
+        ("DIR", "a folder"),
+        (
+            "FILE",
+            "a tar (old, ustar, GNU, pax), a raw disk, a qcow2 disk; tars and raw disks also in gzip, zstd, xz",
+        ),
+        ("DEVICE", "a block device, byte for byte"),
+        ("-", "standard input: any of the formats of FILE"),
+        ("NAME:/PATH", "a folder on an image, a snapshot or a volume of the store"),
+        ("oci:DIR[:TAG]", "a container image in an OCI layout"),
+        ("oci-archive:FILE[:TAG]", "the same in a tar"),
+        ("docker-archive:FILE[:TAG]", "what docker save writes"),
+        ("docker://HOST/REPO[:TAG|@DIGEST]", "a container image in a registry"),
+    ];
+
     /// Reads a source as the command line has it. Whatever has none of the forms above is a path; one that looks like one of
     /// them can be written with `./` before it. Nothing is looked at but, for `NAME:/PATH`, whether there is a file of
     /// that name.

@@ -2,32 +2,49 @@
 
 use super::Context;
 use super::image_config::{config_document, config_lines};
-use crate::output::{print, time};
+use crate::{
+    output::{print, time},
+    shares,
+};
 use serde_json::{Value, json};
 use silt_engine::{NameInfo, StoreInfo};
-use silt_types::{BLOCK_SIZE_BYTES, Result, format_size};
+use silt_types::{BLOCK_SIZE_BYTES, Error, ErrorKind, Result, format_size};
+use std::path::PathBuf;
 
 /// Show what there is to know of an image, a volume or a snapshot, or of the whole store.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   silt info           sizes of the store, before and after dedup and compression
   silt info vm1       what a volume has written, who serves it
-  silt info vm1 --json")]
+  silt info vm1 --json
+  silt info --graph shares.svg debian debian-dev    what each image adds and shares, as a picture")]
 pub(crate) struct Args {
-    /// Image, volume or snapshot; the store without one.
-    name: Option<String>,
+    /// Image, volume or snapshot; the store without one. Images for --graph; all without one.
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Draw what images add and share into this file, as SVG, and print the numbers.
+    #[arg(long, value_name = "FILE")]
+    graph: Option<PathBuf>,
 }
 
 pub(crate) fn run(context: &Context, args: Args) -> Result<()> {
-    match args.name {
-        Some(name) => {
+    if let Some(file) = args.graph {
+        let names = args.names.iter().map(|name| name.parse()).collect::<Result<Vec<_>>>()?;
+        let images = context.engine()?.shares(&names)?;
+        std::fs::write(&file, shares::picture(&images))
+            .map_err(|error| Error::io(format!("cannot write {}", file.display()), error))?;
+        return print(context.json, || shares::document(&images), || shares::text(&images));
+    }
+    match &args.names[..] {
+        [name] => {
             let info = context.engine()?.info(&name.parse()?)?;
             print(context.json, || name_document(&info), || name_text(&info))
         }
-        None => {
+        [] => {
             let info = context.engine()?.store_info()?;
             print(context.json, || store_document(&info), || store_text(&info))
         }
+        _ => Err(Error::new(ErrorKind::Usage, "more than one name: give one, or --graph FILE")),
     }
 }
 

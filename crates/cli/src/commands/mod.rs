@@ -22,6 +22,7 @@ pub(crate) mod rollback;
 pub(crate) mod seal;
 pub(crate) mod serve;
 pub(crate) mod snapshot;
+pub(crate) mod sources;
 pub(crate) mod state;
 pub(crate) mod stop;
 pub(crate) mod verify;
@@ -98,6 +99,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Ls(args) => done(ls::run(&context, args)),
         Command::Info(args) => done(info::run(&context, args)),
         Command::Rm(args) => done(rm::run(&context, args)),
+        Command::Sources(args) => done(sources::run(&context, args)),
         Command::Diff(args) => done(diff::run(&context, args)),
         Command::Export(args) => done(export::run(&context, args)),
         Command::Serve(args) => serve::run(&context, args),
