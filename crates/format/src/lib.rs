@@ -8,6 +8,7 @@ mod delta_log;
 mod delta_note;
 mod file_header;
 mod folder_cache;
+mod layer_cache;
 mod layout;
 mod map_node;
 mod pack;
@@ -29,6 +30,10 @@ pub use folder_cache::{
     FOLDER_CACHE_FRAME_LEN_MAX, FOLDER_CACHE_MAGIC, FOLDER_CACHE_STEPS_MAX, FOLDER_CACHE_VERSION,
     FileStep, FolderCache, FolderCacheFrame, FolderCacheKeys, FolderCacheRecord, LaidOut,
     folder_cache_id,
+};
+pub use layer_cache::{
+    LAYER_CACHE_MAGIC, LAYER_CACHE_VERSION, LAYER_RECORD_LEN_MAX, LAYER_STEPS_MAX, LayerKind,
+    LayerMember, LayerRecord, layer_cache_header,
 };
 pub use layout::{Field, Record};
 pub use map_node::{

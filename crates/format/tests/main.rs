@@ -52,6 +52,7 @@ fn every_magic_and_version_is_that_of_the_code() {
         (f::STORE_MAGIC, f::STORE_VERSION, "`store`"),
         (f::PACK_MAGIC, f::PACK_VERSION, "`packs/<id>.pack`"),
         (f::PACK_TRAILER_MAGIC, f::PACK_VERSION, "its trailer"),
+        (f::LAYER_CACHE_MAGIC, f::LAYER_CACHE_VERSION, "`caches/layers/<digest>`"),
         (f::VOLUME_MAGIC, f::VOLUME_VERSION, "`volumes/<id>/header`"),
         (f::DELTA_LOG_MAGIC, f::DELTA_LOG_VERSION, "`volumes/<id>/<delta>/map.log`"),
         (f::FOLDER_CACHE_MAGIC, f::FOLDER_CACHE_VERSION, "`caches/folders/<folder>`"),

@@ -6,6 +6,7 @@ use crate::{
     directory, disk,
     edits::Edits,
     input::{self, Input, Opened},
+    oci::{self, RegistryAccess},
     source::{Format, Source},
     stream::{Packed, peek},
     tar,
@@ -53,6 +54,10 @@ pub struct BuildRequest {
     pub allow_backing: bool,
     /// Whether files are read though they look unchanged since they were read last.
     pub paranoid: bool,
+    /// Which image of several: `OS/ARCHITECTURE[/VARIANT]`; Linux on this machine's architecture where `None`.
+    pub platform: Option<String>,
+    /// How registries are spoken to.
+    pub registry: RegistryAccess,
 }
 
 impl BuildRequest {
@@ -68,6 +73,8 @@ impl BuildRequest {
             max_size_bytes: MAX_SIZE_BYTES_DEFAULT,
             allow_backing: false,
             paranoid: false,
+            platform: None,
+            registry: RegistryAccess::default(),
         }
     }
 }
@@ -169,6 +176,12 @@ fn build_from(
             }
         },
         Source::Stdin => input::stdin()?,
+        Source::OciLayout(..)
+        | Source::OciArchive(..)
+        | Source::DockerArchive(..)
+        | Source::Registry(_) => {
+            return oci::build(store, source, request, created_ns, progress);
+        }
         _ => return Err(Error::new(ErrorKind::Unsupported, format!("{source} is not understood"))),
     };
     build_input(store, &input, request, created_ns, progress).context(|| input.name())

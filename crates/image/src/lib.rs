@@ -25,4 +25,5 @@ pub use build::{
 pub use config::{CONFIG_SIZE_BYTES_MAX, read_config};
 pub use disk::{READ_CACHE_BYTES, build_stored};
 pub use edits::{AddedFile, Edits, Glob};
+pub use oci::RegistryAccess;
 pub use source::{Format, Source};

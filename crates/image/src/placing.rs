@@ -246,6 +246,11 @@ impl Placing {
                         &format!("it leads through the symbolic link {name:?}"),
                     ));
                 }
+                // Nothing is behind it; and nothing has a name without a letter.
+                Some(_) if !make => {
+                    place.name = Some(Vec::new());
+                    break;
+                }
                 Some(_) => {
                     let name = String::from_utf8_lossy(&name).into_owned();
                     return Err(invalid(

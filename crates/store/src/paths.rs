@@ -85,6 +85,16 @@ impl StorePaths {
         self.caches().join("folders")
     }
 
+    /// The folder of what is known of container layers, one file for each.
+    pub fn layer_caches(&self) -> PathBuf {
+        self.caches().join("layers")
+    }
+
+    /// The folder of layers fetched from registries, whole or in part.
+    pub fn fetched_blobs(&self) -> PathBuf {
+        self.caches().join("blobs")
+    }
+
     /// Every folder of a store that it cannot be without, in the order in which they are made.
     pub(crate) fn folders(&self) -> [PathBuf; 4] {
         [self.packs(), self.leases(), self.volumes(), self.run()]

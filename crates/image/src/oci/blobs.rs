@@ -5,12 +5,13 @@ use super::{
     digest::Digest,
     documents::{DOCUMENT_SIZE_BYTES_MAX, Descriptor},
 };
-use silt_types::{Context as _, Error, Result};
+use silt_types::{Context as _, Error, ErrorKind, Progress, Result};
 use std::{
     fs::File,
-    io::Read,
+    io::{self, Read},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
 };
 
 /// Blobs by their digests. What is read is checked by the caller.
@@ -18,11 +19,16 @@ pub(super) trait Blobs: Sync {
     /// Opens a manifest, an index or a configuration. `NotFound` if there is none, naming it.
     fn document(&self, wanted: &Descriptor) -> Result<Box<dyn Read + '_>>;
 
-    /// Brings a layer to where [`Blobs::layer`] reads it. May be called from several threads for different layers.
-    fn fetch(&self, layer: &Descriptor, progress: &dyn silt_types::Progress) -> Result<()>;
+    /// Brings a layer to where [`Blobs::layer`] reads it; ends early once `stop` is set. Several threads fetch different
+    /// layers at once.
+    fn fetch(&self, layer: &Descriptor, stop: &AtomicBool, progress: &dyn Progress) -> Result<()>;
 
-    /// Opens a layer.
-    fn layer(&self, layer: &Descriptor) -> Result<Box<dyn Read + Send + '_>>;
+    /// Opens a layer that was fetched. Between the two all of it counts as progress once.
+    fn layer<'a>(
+        &'a self,
+        layer: &Descriptor,
+        progress: &'a dyn Progress,
+    ) -> Result<Box<dyn Read + 'a>>;
 
     /// The image is published: what was fetched for it is not needed again.
     fn forget(&self) {}
@@ -87,12 +93,30 @@ impl Blobs for LayoutFolder {
         Ok(Box::new(self.open(&wanted.digest)?))
     }
 
-    fn fetch(&self, layer: &Descriptor, _progress: &dyn silt_types::Progress) -> Result<()> {
-        self.open(&layer.digest).map(drop)
+    fn fetch(&self, _: &Descriptor, _: &AtomicBool, _: &dyn Progress) -> Result<()> {
+        Ok(())
     }
 
-    fn layer(&self, layer: &Descriptor) -> Result<Box<dyn Read + Send + '_>> {
-        Ok(Box::new(self.open(&layer.digest)?))
+    fn layer<'a>(
+        &'a self,
+        layer: &Descriptor,
+        progress: &'a dyn Progress,
+    ) -> Result<Box<dyn Read + 'a>> {
+        Ok(Box::new(Shown { reader: self.open(&layer.digest)?, progress }))
+    }
+}
+
+/// Shows as progress what passes.
+pub(super) struct Shown<'a, R> {
+    pub(super) reader: R,
+    pub(super) progress: &'a dyn Progress,
+}
+
+impl<R: Read> Read for Shown<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let len = self.reader.read(buffer)?;
+        self.progress.advance(len as u64);
+        Ok(len)
     }
 }
 
@@ -101,8 +125,8 @@ pub(super) fn open_regular(path: &Path) -> Result<File> {
     let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
     let opened = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path);
     let file = opened.map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => {
-            Error::new(silt_types::ErrorKind::NotFound, format!("there is no {}", path.display()))
+        io::ErrorKind::NotFound => {
+            Error::new(ErrorKind::NotFound, format!("there is no {}", path.display()))
         }
         _ => Error::io(format!("cannot open {}", path.display()), error),
     })?;

@@ -38,6 +38,7 @@ impl Digest {
     }
 
     /// The digest of bytes in memory.
+    #[cfg(test)]
     pub(crate) fn of(bytes: &[u8]) -> Digest {
         let mut hasher = Hasher::Sha256(Sha256::new());
         hasher.update(bytes);
@@ -150,6 +151,11 @@ impl<R: Read> Checked<R> {
     ) -> Checked<R> {
         let (hasher, digest) = (digest.hasher(), digest.clone());
         Checked { inner, what, digest, hasher, size_bytes, read: 0 }
+    }
+
+    /// Bytes read so far.
+    pub(crate) fn bytes_read(&self) -> u64 {
+        self.read
     }
 
     /// Reads what is left, and says whether all of it was the blob. `Corrupt`, naming the digest, if it was not.

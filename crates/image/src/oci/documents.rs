@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 /// The longest document in bytes. Registries refuse longer manifests, so none is lost by it.
 pub(crate) const DOCUMENT_SIZE_BYTES_MAX: u64 = 4 << 20;
 
-/// The most layers of an image; overlay file systems take 500, docker 128.
-const LAYERS_MAX: usize = 4096;
+/// The most layers of an image, of which some keep a file open each; overlay file systems take 500, docker 128.
+const LAYERS_MAX: usize = 512;
 
 /// The annotation that is a tag in an image layout.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -36,7 +36,7 @@ pub(crate) struct Descriptor {
     #[serde(default)]
     pub(crate) platform: Option<DescriptorPlatform>,
     #[serde(default)]
-    annotations: Option<BTreeMap<String, String>>,
+    pub(crate) annotations: Option<BTreeMap<String, String>>,
 }
 
 impl Descriptor {
@@ -182,9 +182,12 @@ mod tests {
         let manifest = format!(r#"{{"schemaVersion": 2, "config": {d}, "layers": [{d}], "x": 1}}"#);
         assert!(matches!(Document::parse(manifest.as_bytes()), Ok(Document::Manifest(_))));
         let index = format!(r#"{{"schemaVersion": 2, "manifests": [{d}, {d}]}}"#);
-        assert!(matches!(Document::parse(index.as_bytes()), Ok(Document::Index(all)) if all.len() == 2));
+        assert!(
+            matches!(Document::parse(index.as_bytes()), Ok(Document::Index(all)) if all.len() == 2)
+        );
         let both = format!(r#"{{"manifests": [], "config": {d}, "layers": []}}"#);
-        for bad in [both.as_str(), "", "[]", "{}", r#"{"manifests": [{"digest": "x", "size": 1}]}"#] {
+        for bad in [both.as_str(), "", "[]", "{}", r#"{"manifests": [{"digest": "x", "size": 1}]}"#]
+        {
             assert_eq!(Document::parse(bad.as_bytes()).unwrap_err().kind(), ErrorKind::Invalid);
         }
         let old = Document::parse(br#"{"schemaVersion": 1, "fsLayers": []}"#).unwrap_err();
@@ -194,7 +197,8 @@ mod tests {
     #[test]
     fn layers_that_cannot_be_unpacked_are_named_before_they_are_fetched() {
         let check = |kind: &str| {
-            let layer = Descriptor { media_type: kind.into(), ..Descriptor::bare(Digest::of(b""), 0) };
+            let layer =
+                Descriptor { media_type: kind.into(), ..Descriptor::bare(Digest::of(b""), 0) };
             check_layer_type(&layer).map_err(|error| error.kind())
         };
         for good in [
@@ -219,7 +223,9 @@ mod tests {
     #[test]
     fn a_configuration_has_a_digest_for_each_layer() {
         let id = Digest::of(b"");
-        let json = format!(r#"{{"os": "linux", "architecture": "arm64", "rootfs": {{"diff_ids": ["{id}"]}}}}"#);
+        let json = format!(
+            r#"{{"os": "linux", "architecture": "arm64", "rootfs": {{"diff_ids": ["{id}"]}}}}"#
+        );
         let config = Config::parse(json.as_bytes()).unwrap();
         assert_eq!(config.diff_ids(1).unwrap(), [id]);
         assert_eq!(config.platform.architecture, "arm64");

@@ -24,6 +24,8 @@ pub(super) struct Resolved {
 pub(super) struct Layer {
     /// The blob. Where only its content is known, as in archives of docker, its digest is that of the content.
     pub(super) blob: Descriptor,
+    /// Whether the digest of `blob` is the blob's.
+    pub(super) is_blob_named: bool,
     /// Digest of the tar in it.
     pub(super) diff_id: super::digest::Digest,
 }
@@ -59,7 +61,8 @@ pub(super) fn resolve_document(
 
 /// The one of several that is for `platform`.
 pub(super) fn choose<'a>(all: &'a [Descriptor], platform: &Platform) -> Result<&'a Descriptor> {
-    let mut fitting = all.iter().filter(|one| one.platform.as_ref().is_some_and(|p| platform.fits(p)));
+    let mut fitting =
+        all.iter().filter(|one| one.platform.as_ref().is_some_and(|p| platform.fits(p)));
     // Of several the one that runs on every machine of that kind, else the first.
     let plain = |one: &&Descriptor| one.platform.as_ref().is_some_and(|p| p.variant.is_none());
     if let Some(chosen) = fitting.clone().find(plain).or_else(|| fitting.next()) {
@@ -77,16 +80,22 @@ pub(super) fn choose<'a>(all: &'a [Descriptor], platform: &Platform) -> Result<&
 fn with_config(blobs: &dyn Blobs, manifest: Manifest, platform: &Platform) -> Result<Resolved> {
     let config_json = read_document(blobs, &manifest.config)?;
     let config = Config::parse(&config_json)?;
-    // A single image is taken for what it is, unless something else was asked for.
-    if platform.is_asked && !platform.fits(&config.platform) {
-        let found = &config.platform;
-        let message = format!("there is no image for {platform}, but there is: {found}");
-        return Err(Error::new(ErrorKind::NotFound, message));
-    }
+    check_platform(platform, &config)?;
     let diff_ids = config.diff_ids(manifest.layers.len())?.to_vec();
     let layers = manifest.layers.into_iter().zip(diff_ids);
-    let layers = layers.map(|(blob, diff_id)| Layer { blob, diff_id }).collect();
+    let layers =
+        layers.map(|(blob, diff_id)| Layer { blob, is_blob_named: true, diff_id }).collect();
     Ok(Resolved { config_json, layers })
+}
+
+/// A single image is taken for what it is, unless something else was asked for.
+pub(super) fn check_platform(platform: &Platform, config: &Config) -> Result<()> {
+    if !platform.is_asked || platform.fits(&config.platform) {
+        return Ok(());
+    }
+    let found = &config.platform;
+    let message = format!("there is no image for {platform}, but there is: {found}");
+    Err(Error::new(ErrorKind::NotFound, message))
 }
 
 /// Those of the images of a layout that have a tag; all, if there is no choice between tags. Errors list the tags.
@@ -104,8 +113,7 @@ pub(super) fn with_tag(all: Vec<Descriptor>, tag: Option<&str>) -> Result<Vec<De
         }
         None => Ok(all),
         Some(tag) => {
-            let tagged: Vec<_> =
-                all.iter().filter(|one| one.tag() == Some(tag)).cloned().collect();
+            let tagged: Vec<_> = all.iter().filter(|one| one.tag() == Some(tag)).cloned().collect();
             if tagged.is_empty() {
                 let message = format!("there is no image with the tag {tag:?}; tags: {list}");
                 return Err(Error::new(ErrorKind::NotFound, message));
@@ -119,7 +127,7 @@ pub(super) fn with_tag(all: Vec<Descriptor>, tag: Option<&str>) -> Result<Vec<De
 mod tests {
     use super::{super::digest::Digest, *};
     use silt_types::Progress;
-    use std::{collections::HashMap, io::Read};
+    use std::{collections::HashMap, io::Read, sync::atomic::AtomicBool};
 
     /// Blobs in memory.
     #[derive(Default)]
@@ -151,11 +159,11 @@ mod tests {
             Ok(Box::new(self.0.get(&wanted.digest).ok_or_else(missing)?.as_slice()))
         }
 
-        fn fetch(&self, _layer: &Descriptor, _progress: &dyn Progress) -> Result<()> {
+        fn fetch(&self, _: &Descriptor, _: &AtomicBool, _: &dyn Progress) -> Result<()> {
             Ok(())
         }
 
-        fn layer(&self, _layer: &Descriptor) -> Result<Box<dyn Read + Send + '_>> {
+        fn layer<'a>(&'a self, _: &Descriptor, _: &'a dyn Progress) -> Result<Box<dyn Read + 'a>> {
             Err(Error::internal("no layers here"))
         }
     }

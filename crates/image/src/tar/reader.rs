@@ -14,7 +14,7 @@ use super::{
 use silt_ext4::{Metadata, Timestamp};
 use silt_types::{Context as _, Error, ErrorKind, Result};
 use std::{
-    io::{self, Read},
+    io::{self, Read, Seek, SeekFrom},
     ops::Range,
 };
 use tar::{EntryType, GnuExtSparseHeader, Header};
@@ -287,6 +287,25 @@ impl<R: Read> TarReader<R> {
     fn pass_over(&mut self) -> Result<()> {
         let rest = std::mem::take(&mut self.content_left) + std::mem::take(&mut self.padding);
         self.input.skip(rest)
+    }
+}
+
+impl<R: Read + Seek> TarReader<R> {
+    /// Passes over the content of the file without reading it. Answers where in the archive it lies. `Unsupported` for a
+    /// file with holes, whose content lies apart.
+    pub(crate) fn skip_content(&mut self) -> Result<Range<u64>> {
+        let start = self.input.position;
+        let len = std::mem::take(&mut self.content_left);
+        let runs = std::mem::take(&mut self.runs);
+        if runs.iter().any(|run| *run != (0..len)) {
+            return Err(Error::new(ErrorKind::Unsupported, "a file with holes in such an archive"));
+        }
+        let skipped = len.checked_add(std::mem::take(&mut self.padding));
+        let end = skipped.and_then(|skipped| start.checked_add(skipped));
+        let end = end.ok_or_else(|| Error::invalid("the archive was cut off here"))?;
+        self.input.reader.seek(SeekFrom::Start(end)).map_err(unreadable)?;
+        self.input.position = end;
+        Ok(start..start + len)
     }
 }
 

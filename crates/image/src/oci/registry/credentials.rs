@@ -184,7 +184,8 @@ mod tests {
 
     #[test]
     fn the_entry_that_says_most_counts() {
-        let auth = |name: &str| format!(r#"{{"auth": "{}"}}"#, STANDARD.encode(format!("{name}:p:w\0")));
+        let auth =
+            |name: &str| format!(r#"{{"auth": "{}"}}"#, STANDARD.encode(format!("{name}:p:w\0")));
         let json = format!(
             r#"{{"auths": {{"h:5000": {}, "h:5000/a/b": {}, "https://index.docker.io/v1/": {}, "x": {{}}}}}}"#,
             auth("host"),

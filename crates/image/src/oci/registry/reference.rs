@@ -116,17 +116,36 @@ mod tests {
             (&format!("quay.io/a:b@{digest}"), "quay.io", "a", digest.as_str()),
         ] {
             let found = Reference::parse(text).unwrap();
-            assert_eq!((&*found.host, &*found.repository, found.manifest()), (host, repository, manifest));
+            assert_eq!(
+                (&*found.host, &*found.repository, found.manifest()),
+                (host, repository, manifest)
+            );
         }
         assert_eq!(Reference::parse("debian").unwrap().server(), "registry-1.docker.io");
         let loopback = |text: &str| Reference::parse(text).unwrap().is_loopback();
-        assert!(["localhost/a", "localhost:5/a", "127.0.0.2:5/a", "[::1]:5/a"].into_iter().all(loopback));
+        assert!(
+            ["localhost/a", "localhost:5/a", "127.0.0.2:5/a", "[::1]:5/a"]
+                .into_iter()
+                .all(loopback)
+        );
         assert!(!["debian", "localhost.example.com/a", "10.0.0.1:5/a"].into_iter().any(loopback));
     }
 
     #[test]
     fn what_names_no_image_is_refused() {
-        for bad in ["", "A", "a:", "h:5/../x", "h:5/a/../b", "h:5/", "a@sha256:1", "a b", "h.x/a?b", "a:b:c", "u@h.x/a"] {
+        for bad in [
+            "",
+            "A",
+            "a:",
+            "h:5/../x",
+            "h:5/a/../b",
+            "h:5/",
+            "a@sha256:1",
+            "a b",
+            "h.x/a?b",
+            "a:b:c",
+            "u@h.x/a",
+        ] {
             assert!(Reference::parse(bad).is_err(), "{bad}");
         }
     }
