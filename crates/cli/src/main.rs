@@ -2,6 +2,7 @@
 
 mod cli;
 mod commands;
+mod credential_files;
 mod graph;
 mod lineage;
 mod output;

@@ -63,7 +63,7 @@ pub use silt_ext4::reader::{Aspect, Aspects, Change, InodeKind};
 pub use silt_ext4::writer::Summary;
 pub use silt_image::{
     AddedFile, BuildRequest, BuiltImage, Changes, Edits, Format, Glob, MAX_SIZE_BYTES_DEFAULT,
-    Owner, Source,
+    Owner, RegistryAccess, Source,
 };
 pub use silt_store::{
     Compression, FrozenDelta, ImageRecord, IngestCounts, Listing, Named, SnapshotPurpose,

@@ -20,7 +20,7 @@ pub enum Source {
     OciLayout(PathBuf, Option<String>),
     /// The same in a tar: `oci-archive:FILE[:TAG]`.
     OciArchive(PathBuf, Option<String>),
-    /// What `docker save` writes: `docker-archive:FILE[:TAG]`.
+    /// What `docker save` writes: `docker-archive:FILE[:NAME]`; the name is one of an image, with its tag, or a tag alone.
     DockerArchive(PathBuf, Option<String>),
     /// An image in a registry: `docker://HOST/REPOSITORY[:TAG|@DIGEST]`, here without the scheme.
     Registry(String),
@@ -97,10 +97,7 @@ impl Source {
             return Ok(Source::Stdin);
         }
         let after = |prefix: &str| bytes.strip_prefix(prefix.as_bytes());
-        let tagged = |rest: &[u8]| -> Result<(PathBuf, Option<String>)> {
-            // A tag has no slash, so what follows a colon with one belongs to the path.
-            let cut = rest.iter().rposition(|byte| *byte == b':');
-            let cut = cut.filter(|cut| !rest[*cut..].contains(&b'/'));
+        let cut_at = |rest: &[u8], cut: Option<usize>| -> Result<(PathBuf, Option<String>)> {
             let (path, tag) =
                 cut.map_or((rest, None), |cut| (&rest[..cut], Some(&rest[cut + 1..])));
             let tag = tag.map(|tag| String::from_utf8(tag.to_vec())).transpose();
@@ -110,6 +107,13 @@ impl Source {
             }
             Ok((path_of(path), tag))
         };
+        let tagged = |rest: &[u8]| {
+            // A tag has no slash, so what follows a colon with one belongs to the path.
+            let cut = rest.iter().rposition(|byte| *byte == b':');
+            cut_at(rest, cut.filter(|cut| !rest[*cut..].contains(&b'/')))
+        };
+        // A name may have colons and slashes.
+        let named = |rest: &[u8]| cut_at(rest, rest.iter().position(|byte| *byte == b':'));
         if let Some(rest) = after("oci:") {
             return tagged(rest).map(|(path, tag)| Source::OciLayout(path, tag));
         }
@@ -117,7 +121,7 @@ impl Source {
             return tagged(rest).map(|(path, tag)| Source::OciArchive(path, tag));
         }
         if let Some(rest) = after("docker-archive:") {
-            return tagged(rest).map(|(path, tag)| Source::DockerArchive(path, tag));
+            return named(rest).map(|(path, name)| Source::DockerArchive(path, name));
         }
         if let Some(rest) = after("docker://") {
             let reference = String::from_utf8(rest.to_vec())
@@ -171,6 +175,8 @@ mod tests {
         assert_eq!(parse("oci:dir"), layout("dir", None));
         assert_eq!(parse("oci:dir:1.0"), layout("dir", Some("1.0")));
         assert_eq!(parse("oci:a:b/c"), layout("a:b/c", None));
+        let archive = Source::DockerArchive("f.tar".into(), Some("localhost/a:b".into()));
+        assert_eq!(parse("docker-archive:f.tar:localhost/a:b"), archive);
         assert_eq!(parse("docker://h:5000/a/b:t"), Source::Registry("h:5000/a/b:t".into()));
         let stored = |name: &str, path: &str| Source::Stored(name.parse().unwrap(), path.into());
         assert_eq!(parse("debian:/root"), stored("debian", "/root"));

@@ -2,13 +2,14 @@
 
 use super::Context;
 use crate::{
+    credential_files::credential_files,
     output::{print, warn},
     progress::Bar,
 };
 use serde_json::{Value, json};
 use silt_engine::{
     AddedFile, BuildRequest, BuiltImage, Changes, Edits, Format, Glob, MAX_SIZE_BYTES_DEFAULT,
-    Owner, Source, Summary,
+    Owner, RegistryAccess, Source, Summary,
 };
 use silt_types::{Error, Name, Result, format_size, parse_size};
 use std::{
@@ -20,7 +21,8 @@ use std::{
 
 /// Build an image from files.
 ///
-/// From a folder or a tar (compressed or not, `-` for standard input). Everything is kept: owners, modes, times, links,
+/// From a folder, a tar (compressed or not, `-` for standard input), or a container image: oci:DIR[:TAG],
+/// oci-archive:FILE[:TAG], docker-archive:FILE[:NAME], docker://HOST/REPOSITORY[:TAG]. Everything is kept: owners, modes, times, links,
 /// devices, extended attributes, holes. An entry that cannot be read, or a file that changes meanwhile, is an error (exit 10), and
 /// then nothing is published. The same files give the same disk, byte for byte, on every machine, whatever they come
 /// from.
@@ -31,6 +33,8 @@ use std::{
   silt build ./site www --owner 0:0 --json
   silt build rootfs.tar.zst debian
   curl -L https://example.org/rootfs.tar.xz | silt build - alpine
+  silt build docker://debian:13 debian
+  silt build oci:layout:1.0 app --platform linux/arm64
   silt build ./rootfs debian --exclude '*.pyc' --add authorized_keys:/root/.ssh/
 
 Without --size the disk holds the content and a quarter more; the output says how much of it is free.")]
@@ -60,6 +64,13 @@ pub(crate) struct Args {
     /// The most that may come out of an archive.
     #[arg(long, value_name = "SIZE")]
     max_size: Option<String>,
+    /// Which of several images in a container image: OS/ARCHITECTURE[/VARIANT], as in linux/arm64 [default: Linux on this
+    /// machine's architecture].
+    #[arg(long)]
+    platform: Option<String>,
+    /// Speak to a registry without TLS. One on this machine is spoken to so where it offers none.
+    #[arg(long)]
+    plain_http: bool,
     /// none, lz4, zstd, or zstd:LEVEL with a level from 1 to 19.
     #[arg(long, value_name = "CODEC", default_value = "zstd")]
     compression: String,
@@ -141,6 +152,12 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<()> {
         max_size_bytes: args.max_size.as_deref().map_or(Ok(MAX_SIZE_BYTES_DEFAULT), parse_size)?,
         allow_backing: args.allow_backing,
         paranoid: args.paranoid,
+        platform: args.platform,
+        registry: RegistryAccess {
+            plain_http: args.plain_http,
+            credential_files: credential_files(),
+            ..RegistryAccess::default()
+        },
     };
     let started = Instant::now();
     let built = context.engine_or_new()?.build(&source, &request, &Bar::new())?;

@@ -140,14 +140,8 @@ fn build_file(
         Err(error) => return Err(error),
     };
     progress.begin("publishing", 0);
-    let record = ImageRecord {
-        name: request.name.clone(),
-        disk,
-        tree,
-        config: None,
-        created_ns,
-        bytes_nonzero,
-    };
+    let name = request.name.clone();
+    let record = ImageRecord { name, disk, tree, config: None, created_ns, bytes_nonzero };
     let counts = ingest.publish_image(&record, request.replace)?;
     Ok(BuiltImage { record, bytes_read, counts, layout: None, no_tree, notes, changes: None })
 }

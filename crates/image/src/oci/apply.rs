@@ -59,9 +59,7 @@ pub(super) fn apply(
                     if let Some(ingest) = known {
                         count(ingest, placing.hierarchy.size_bytes(entry), &steps);
                     }
-                    let step =
-                        |s: &Step| Step { number: s.number, blocks: s.blocks, chunk: s.chunk };
-                    contents.add(entry, &steps.iter().map(step).collect::<Vec<_>>())?;
+                    contents.add(entry, &steps)?;
                 }
             }
         }
@@ -123,9 +121,8 @@ fn meaning(path: &[u8]) -> Result<Meaning> {
 /// Counts steps of a file as handed in.
 fn count(ingest: &Ingest, size_bytes: u64, steps: &[Step]) {
     let step_len = CHUNK_SIZE_BYTES_MAX as u64;
-    let len = |step: &Step| {
-        size_bytes.saturating_sub(u64::from(step.number) * step_len).min(step_len)
-    };
+    let len =
+        |step: &Step| size_bytes.saturating_sub(u64::from(step.number) * step_len).min(step_len);
     ingest.count_known(steps.len() as u64, steps.iter().map(len).sum());
 }
 

@@ -6,7 +6,7 @@
 use super::{
     blobs::{Blobs, Shown, open_regular, read_limited},
     digest::Digest,
-    documents::{DOCUMENT_SIZE_BYTES_MAX, Descriptor},
+    documents::Descriptor,
 };
 use crate::{
     stream::{Packed, peek},
@@ -75,11 +75,7 @@ impl Archive {
 
     /// A document at the top of it.
     pub(super) fn top_file(&self, name: &str) -> Result<Vec<u8>> {
-        let bytes = read_limited(self.read(self.find(name)?), name, DOCUMENT_SIZE_BYTES_MAX)?;
-        if bytes.len() as u64 > DOCUMENT_SIZE_BYTES_MAX {
-            return Err(Error::invalid(format!("{name} is longer than 4 MiB")));
-        }
-        Ok(bytes)
+        read_limited(self.read(self.find(name)?), name)
     }
 
     fn blob(&self, digest: &Digest) -> Result<impl Read + '_> {

@@ -42,7 +42,7 @@ pub(super) fn read_document(blobs: &dyn Blobs, wanted: &Descriptor) -> Result<Ve
         let message = format!("the document {digest} has {size} bytes, more than 4 MiB");
         return Err(Error::invalid(message));
     }
-    let json = read_limited(blobs.document(wanted)?, &format!("document {digest}"), *size)?;
+    let json = read_limited(blobs.document(wanted)?, &format!("document {digest}"))?;
     if json.len() as u64 != *size {
         let message = format!("the document {digest} is not {size} bytes long, as it should be");
         return Err(Error::corrupt(message));
@@ -51,11 +51,14 @@ pub(super) fn read_document(blobs: &dyn Blobs, wanted: &Descriptor) -> Result<Ve
     Ok(json)
 }
 
-/// Reads all of `what`, and at most a byte more than `len_max`.
-pub(super) fn read_limited(from: impl Read, what: &str, len_max: u64) -> Result<Vec<u8>> {
+/// Reads all of a document. `Invalid` if it is longer than documents may be.
+pub(super) fn read_limited(from: impl Read, what: &str) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let read = from.take(len_max + 1).read_to_end(&mut bytes);
+    let read = from.take(DOCUMENT_SIZE_BYTES_MAX + 1).read_to_end(&mut bytes);
     read.context(|| format!("cannot read the {what}"))?;
+    if bytes.len() as u64 > DOCUMENT_SIZE_BYTES_MAX {
+        return Err(Error::invalid(format!("the {what} is longer than 4 MiB")));
+    }
     Ok(bytes)
 }
 
@@ -73,12 +76,7 @@ impl LayoutFolder {
     /// Reads a file at the top of it.
     pub(super) fn top_file(&self, name: &str) -> Result<Vec<u8>> {
         let path = self.dir.join(name);
-        let what = path.display().to_string();
-        let bytes = read_limited(open_regular(&path)?, &what, DOCUMENT_SIZE_BYTES_MAX)?;
-        if bytes.len() as u64 > DOCUMENT_SIZE_BYTES_MAX {
-            return Err(Error::invalid(format!("{what} is longer than 4 MiB")));
-        }
-        Ok(bytes)
+        read_limited(open_regular(&path)?, &format!("file {}", path.display()))
     }
 
     fn open(&self, digest: &Digest) -> Result<File> {

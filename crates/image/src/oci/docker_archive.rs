@@ -4,9 +4,9 @@
 
 use super::{
     archive::Archive,
-    blobs::{Blobs, Shown, read_limited},
+    blobs::{Blobs, Shown},
     digest::Digest,
-    documents::{Config, DOCUMENT_SIZE_BYTES_MAX, Descriptor, parse},
+    documents::{Config, Descriptor, parse},
     platform::Platform,
     resolve::{Layer, Resolved, check_platform},
 };
@@ -82,13 +82,16 @@ impl Blobs for DockerArchive {
     }
 }
 
+/// Reads bytes as a `manifest.json`, and what it says as it would be used.
+pub(super) fn read_manifest(bytes: &[u8]) {
+    if let Ok(saved) = parse::<Vec<Saved>>(bytes, "manifest.json") {
+        let _ = choose(saved, Some("app:1"));
+    }
+}
+
 /// Reads a configuration, whose file is named by its digest: `HEX.json`, since docker 25 `blobs/sha256/HEX`.
 fn read_config(archive: &Archive, name: &str) -> Result<Vec<u8>> {
-    let bytes = archive.find(name)?;
-    if bytes.end - bytes.start > DOCUMENT_SIZE_BYTES_MAX {
-        return Err(Error::invalid(format!("{name:?} is longer than 4 MiB")));
-    }
-    let json = read_limited(archive.read(bytes), name, DOCUMENT_SIZE_BYTES_MAX)?;
+    let json = archive.top_file(name)?;
     let last = name.rsplit('/').next().unwrap_or_default();
     let hex = last.strip_suffix(".json").unwrap_or(last);
     if let Ok(digest) = Digest::parse(&format!("sha256:{hex}")) {

@@ -151,3 +151,60 @@ fn resolve_start(
         _ => resolve_document(blobs, Document::Index(start), platform),
     }
 }
+
+/// Reads bytes as each document that a stranger may send, for those who look for bytes that no reader should be given.
+#[doc(hidden)]
+pub fn read_as_any_document(bytes: &[u8]) {
+    let platform = Platform::parse(None).ok();
+    if let (Ok(Document::Index(all)), Some(platform)) = (Document::parse(bytes), &platform) {
+        let _ = resolve::choose(&all, platform);
+        let _ = with_tag(all, Some("latest"));
+    }
+    if let Ok(Document::Manifest(manifest)) = Document::parse(bytes) {
+        manifest.layers.iter().for_each(|layer| drop(check_layer_type(layer)));
+    }
+    if let Ok(config) = documents::Config::parse(bytes) {
+        let _ = config.diff_ids(3);
+        let _ = platform.map(|platform| platform.fits(&config.platform));
+    }
+    let _ = check_layout(bytes);
+    docker_archive::read_manifest(bytes);
+    registry::read_as_any_text(bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_changed_byte_of_a_document_makes_a_reader_panic() {
+        let digest = digest::Digest::of(b"x");
+        let blob = format!(
+            r#"{{"mediaType": "a", "digest": "{digest}", "size": 1, "platform": {{"os": "linux"}}}}"#
+        );
+        let documents = [
+            format!(r#"{{"schemaVersion": 2, "manifests": [{blob}, {blob}]}}"#),
+            format!(r#"{{"schemaVersion": 2, "config": {blob}, "layers": [{blob}, {blob}]}}"#),
+            format!(r#"{{"os": "linux", "rootfs": {{"diff_ids": ["{digest}"]}}}}"#),
+            format!(
+                r#"[{{"Config": "{}.json", "RepoTags": ["a:1"], "Layers": ["x/layer.tar"]}}]"#,
+                digest.parts().1
+            ),
+            r#"{"auths": {"h": {"auth": "dTpw"}}, "credHelpers": {}}"#.into(),
+            r#"Bearer realm="https://h/token",service="s""#.into(),
+            format!("h.x:5000/a/b:c@{digest}"),
+        ];
+        for document in documents {
+            let document = document.into_bytes();
+            for at in 0..document.len() {
+                read_as_any_document(&document[..at]);
+                for byte in [0, b'"', b'{', b'/', b':', 0xff, document[at] ^ 1] {
+                    let mut changed = document.clone();
+                    changed[at] = byte;
+                    read_as_any_document(&changed);
+                }
+            }
+        }
+        read_as_any_document(&[b'['; 100_000]);
+    }
+}

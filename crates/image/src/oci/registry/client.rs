@@ -5,14 +5,13 @@
 use super::{
     RegistryAccess,
     credentials::{self, Credentials},
-    read_document,
     reference::Reference,
     told_digest,
 };
-use crate::oci::digest::Digest;
+use crate::oci::{blobs::read_limited, digest::Digest};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
-use silt_types::{Context as _, Error, ErrorKind, Result};
+use silt_types::{Error, ErrorKind, Result};
 use std::{
     io::Read,
     path::PathBuf,
@@ -33,8 +32,6 @@ use ureq::{
 const ATTEMPTS_MAX: u32 = 5;
 /// What a registry that is asked too often may have us wait.
 const WAIT_MAX: Duration = Duration::from_secs(30);
-/// Longest answer with a token in bytes.
-const TOKEN_SIZE_BYTES_MAX: u64 = 1 << 20;
 
 /// A repository of a registry.
 pub(super) struct Client {
@@ -101,7 +98,7 @@ impl Client {
             let response = self.get(path, accept, None)?;
             let told = response.headers().get("docker-content-digest");
             let told = told_digest(told.and_then(|told| told.to_str().ok()));
-            let json = read_document(response.into_body().into_reader(), "answer of the registry");
+            let json = read_limited(response.into_body().into_reader(), "answer of the registry");
             match json {
                 Ok(json) => Ok((json, told)),
                 Err(error) if error.kind() == ErrorKind::Io => Err(Failure::passing(error)),
@@ -346,6 +343,11 @@ impl Client {
     }
 }
 
+/// Reads what a registry may want.
+pub(super) fn read_challenge(text: &str) {
+    let _ = Challenge::parse(text).map(|challenge| challenge.get("realm").is_some());
+}
+
 /// Waits, or until `stop` is set.
 fn wait(long: Duration, stop: &AtomicBool) {
     let until = Instant::now() + long;
@@ -381,9 +383,7 @@ fn read_token(body: impl Read) -> Result<String> {
         token: Option<String>,
         access_token: Option<String>,
     }
-    let mut json = Vec::new();
-    let read = body.take(TOKEN_SIZE_BYTES_MAX).read_to_end(&mut json);
-    read.context(|| "cannot read the token".into())?;
+    let json = read_limited(body, "token")?;
     let token: Option<Token> = serde_json::from_slice(&json).ok();
     let token = token.and_then(|token| token.token.or(token.access_token));
     // It becomes a part of a header.

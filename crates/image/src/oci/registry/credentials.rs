@@ -14,9 +14,6 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// Longest file of credentials, and longest answer of a helper, in bytes.
-const FILE_SIZE_BYTES_MAX: u64 = 1 << 20;
-
 /// Who one is.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Credentials {
@@ -55,7 +52,7 @@ pub(super) fn find(files: &[PathBuf], host: &str, repository: &str) -> Result<Op
     for file in files {
         let bytes = match open_regular(file) {
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            opened => read_limited(opened?, &file.display().to_string(), FILE_SIZE_BYTES_MAX)?,
+            opened => read_limited(opened?, &format!("file {}", file.display()))?,
         };
         let config: ConfigFile = serde_json::from_slice(&bytes).map_err(|error| {
             let message = format!("{} holds no credentials", file.display());
@@ -67,6 +64,13 @@ pub(super) fn find(files: &[PathBuf], host: &str, repository: &str) -> Result<Op
         }
     }
     Ok(None)
+}
+
+/// Reads bytes as a file of credentials. No helper is asked.
+pub(super) fn read(bytes: &[u8]) {
+    if let Ok(config) = serde_json::from_slice::<ConfigFile>(bytes) {
+        let _ = find_auth(&config, "h", "a/b").map(read_auth);
+    }
 }
 
 fn in_file(file: &Path) -> String {
@@ -149,7 +153,7 @@ fn ask_helper(name: &str, server: &str) -> Result<Option<Credentials>> {
     // A helper that does not read it says so by its answer.
     let _ = child.stdin.take().map(|mut stdin| stdin.write_all(server.as_bytes()));
     let answer = match child.stdout.take() {
-        Some(stdout) => read_limited(stdout, "answer of the helper", FILE_SIZE_BYTES_MAX)?,
+        Some(stdout) => read_limited(stdout, "answer of the helper")?,
         None => Vec::new(),
     };
     if !child.wait().context(failed)?.success() {

@@ -9,18 +9,20 @@ mod client;
 mod credentials;
 mod download;
 mod reference;
+#[cfg(test)]
+mod tests;
 
 use super::{
-    blobs::{Blobs, read_limited},
+    blobs::Blobs,
     cache::make_folder,
     digest::Digest,
-    documents::{DOCUMENT_SIZE_BYTES_MAX, Descriptor, Document, MANIFEST_TYPES},
+    documents::{Descriptor, Document, MANIFEST_TYPES},
 };
 use client::Client;
 use download::Downloads;
 use reference::Reference;
 use silt_store::StorePaths;
-use silt_types::{Error, Progress, Result};
+use silt_types::{Progress, Result};
 use std::{io::Read, path::PathBuf, sync::atomic::AtomicBool, time::Duration};
 
 /// How registries are to be spoken to.
@@ -106,13 +108,13 @@ impl Blobs for Registry {
     }
 }
 
-/// Reads a document of an answer.
-fn read_document(body: impl Read, what: &str) -> Result<Vec<u8>> {
-    let json = read_limited(body, what, DOCUMENT_SIZE_BYTES_MAX)?;
-    if json.len() as u64 > DOCUMENT_SIZE_BYTES_MAX {
-        return Err(Error::invalid(format!("the {what} is longer than 4 MiB")));
+/// Reads bytes as what a registry, a person, or a file of credentials may say.
+pub(super) fn read_as_any_text(bytes: &[u8]) {
+    credentials::read(bytes);
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        let _ = Reference::parse(text).map(|reference| reference.is_loopback());
+        client::read_challenge(text);
     }
-    Ok(json)
 }
 
 /// What a registry says that the digest of its answer is, where it says so in a way that is understood.
