@@ -68,21 +68,24 @@ impl Downloads {
         progress: &dyn Progress,
     ) -> Result<()> {
         let download = Download::open(&self.folder, &layer.digest)?;
-        let mut here = Progressed::read(&download.file, layer)?;
+        let bring = |mut here: Progressed<'_>| {
+            here.fetch_rest(client, stop, progress)?;
+            here.check()
+        };
+        let here = Progressed::read(&download.file, layer)?;
         progress.advance(here.len);
         let found = here.len;
-        here.fetch_rest(client, stop, progress)?;
-        let mut checked = here.check();
-        if checked.is_err() && found > 0 {
+        let mut brought = bring(here);
+        let is_corrupt =
+            |brought: &Result<()>| brought.as_ref().is_err_and(|e| e.kind() == ErrorKind::Corrupt);
+        if is_corrupt(&brought) && found > 0 {
             // What was left here may be what is wrong.
-            let mut anew = Progressed::empty(&download.file, layer)?;
-            anew.fetch_rest(client, stop, progress)?;
-            checked = anew.check();
+            brought = bring(Progressed::empty(&download.file, layer)?);
         }
-        if checked.is_err() {
+        if is_corrupt(&brought) {
             download.remove();
         }
-        checked?;
+        brought?;
         self.lock().insert(layer.digest.clone(), download);
         Ok(())
     }
