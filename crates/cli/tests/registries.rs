@@ -157,7 +157,9 @@ fn root_credentials_are_wanted_and_found_where_docker_and_podman_keep_them() {
     let build = |auth_file: Option<&Path>| {
         let mut command = silt.command(&["build", &registry.image(), "app", "--replace", "--json"]);
         let cleared = ["REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "DOCKER_CONFIG"];
-        cleared.iter().for_each(|name| drop(command.env_remove(name)));
+        for name in cleared {
+            command.env_remove(name);
+        }
         command.env("HOME", &home);
         command.env("PATH", format!("{}:/usr/bin:/bin", home.display()));
         auth_file.map(|file| command.env("REGISTRY_AUTH_FILE", file));

@@ -8,7 +8,7 @@ use crate::{
     input::{self, Input, Opened},
     oci::{self, RegistryAccess},
     source::{Format, Source},
-    stream::{Packed, peek},
+    stream::{Limited, Packed, peek},
     tar,
 };
 use silt_ext4::{Hierarchy, writer::Summary};
@@ -182,7 +182,10 @@ fn build_from(
         | Source::Registry(_) => {
             return oci::build(store, source, request, created_ns, progress);
         }
-        _ => return Err(Error::new(ErrorKind::Unsupported, format!("{source} is not understood"))),
+        Source::Stored(..) => {
+            let what = format!("{source}: the disk has to be opened first, see build_stored");
+            return Err(Error::new(ErrorKind::Unsupported, what));
+        }
     };
     build_input(store, &input, request, created_ns, progress).context(|| input.name())
 }
@@ -215,6 +218,7 @@ fn build_input(
         }
         (Format::Raw | Format::Qcow2, _) => {
             let name = input.name();
+            let mut stream = Limited { reader: &mut stream, left: request.max_size_bytes };
             disk::build_stream(store, &mut stream, &name, format, request, created_ns, progress)
         }
     }

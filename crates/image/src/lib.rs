@@ -13,6 +13,7 @@ mod disk;
 mod edits;
 mod feed;
 mod input;
+mod oci;
 mod paths;
 mod placing;
 mod source;

@@ -61,3 +61,19 @@ pub(crate) fn peek<R: Read>(mut reader: R) -> io::Result<(Vec<u8>, Peeked<R>)> {
     reader.by_ref().take(HEAD_LEN as u64).read_to_end(&mut head)?;
     Ok((head.clone(), Cursor::new(head).chain(reader)))
 }
+
+/// A stream that may not go on for ever: more bytes than are left are an error.
+pub(crate) struct Limited<R> {
+    pub(crate) reader: R,
+    pub(crate) left: u64,
+}
+
+impl<R: Read> Read for Limited<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let len = self.reader.read(buffer)?;
+        self.left = self.left.checked_sub(len as u64).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, "it is longer than --max-size allows")
+        })?;
+        Ok(len)
+    }
+}
