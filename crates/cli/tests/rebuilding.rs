@@ -426,7 +426,7 @@ fn a_build_killed_at_any_moment_harms_no_later_one() {
         }
     }
     // A draft that was cut off in the middle; the next cache that is written takes it away.
-    fs::write(silt.store().join("caches/folders/0123.tmp"), "half").unwrap();
+    fs::write(silt.store().join("caches/folders/0123.draft"), "half").unwrap();
     let again = build(&silt, &dir, "image", &["--paranoid"]);
     assert_eq!(identity(&again), identity(&first));
     assert_eq!(caches(&silt).len(), 1);

@@ -407,7 +407,7 @@ struct Draft {
 impl Draft {
     fn create(beside: &Path) -> Result<Draft> {
         let nonce = durability::random_bytes()?;
-        let path = beside.with_extension(format!("{:032x}.tmp", u128::from_be_bytes(nonce)));
+        let path = beside.with_extension(format!("{:032x}.draft", u128::from_be_bytes(nonce)));
         let mut file = durability::create_file(&path)?;
         let begun = file.lock().and_then(|()| file.seek(SeekFrom::Start(Statement::LEN as u64)));
         let len = begun.context(|| format!("cannot write {}", path.display()))?;
@@ -479,7 +479,7 @@ fn prune(dir: &Path) -> Result<()> {
     let mut caches = Vec::new();
     for entry in fs::read_dir(dir).context(failed)? {
         let path = entry.context(failed)?.path();
-        if path.extension().is_some_and(|extension| extension == "tmp") {
+        if path.extension().is_some_and(|extension| extension == "draft") {
             let is_dead = File::open(&path).is_ok_and(|draft| draft.try_lock().is_ok());
             if is_dead {
                 let _ = fs::remove_file(&path);
@@ -498,4 +498,73 @@ fn prune(dir: &Path) -> Result<()> {
         total -= len;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cache(device: u64, settled: Duration) -> FolderCache {
+        FolderCache { dir: PathBuf::new(), id: [0; 16], device, settled }
+    }
+
+    #[test]
+    fn what_changed_a_moment_ago_or_in_the_future_is_not_kept() {
+        let mut stat = rustix::fs::stat("/proc/self/exe").unwrap();
+        let cache = cache(stat.st_dev, Duration::new(1_700_000_000, 500));
+        for (seconds, nanoseconds, kept) in [
+            (1_700_000_000, 499, true),
+            (1_700_000_000, 500, true),
+            (1_700_000_000, 501, false),
+            (1_699_999_999, 999_999_999, true),
+            (1_700_000_001, 0, false),
+            (9_999_999_999, 0, false),
+            (-1, 5, true),
+        ] {
+            (stat.st_ctime, stat.st_ctime_nsec) = (seconds, nanoseconds);
+            assert_eq!(cache.may_keep(&Stamp::of(&stat)), kept, "{seconds}.{nanoseconds}");
+        }
+        stat.st_ctime = 0;
+        stat.st_dev += 1;
+        assert!(!cache.may_keep(&Stamp::of(&stat)), "on another file system");
+    }
+
+    #[test]
+    fn steps_that_a_file_cannot_have_are_refused() {
+        let step = |number, blocks| Step { number, blocks, chunk: silt_types::DiskId::ZERO_ROOT };
+        for (size_bytes, steps, fits) in [
+            (65_536, vec![step(0, u16::MAX)], true),
+            (65_537, vec![step(0, 1), step(1, 1)], true),
+            (65_537, vec![step(1, 2)], false),
+            (65_536, vec![step(1, 1)], false),
+            (200_000, vec![step(1, 1), step(1, 1)], false),
+            (200_000, vec![step(1, 1), step(0, 1)], false),
+            (200_000, vec![step(0, 0)], false),
+        ] {
+            let (key, entry) = ([0; 16], EntryId::ROOT);
+            let (next_step, chunks, bytes, mark) = (0, 0, 0, 0);
+            let mut file = Partial { key, entry, size_bytes, next_step, chunks, bytes, mark };
+            assert_eq!(file.count(&steps), fits, "{size_bytes} {steps:?}");
+        }
+    }
+
+    #[test]
+    fn the_oldest_caches_go_first_and_so_do_drafts_that_nobody_writes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        for (name, age) in [("oldest", 300), ("older", 200), ("new", 100)] {
+            let file = File::create(path(name)).unwrap();
+            file.set_len(SIZE_BYTES_MAX / 2).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
+        }
+        fs::write(path("dead.draft"), "half").unwrap();
+        let alive = Draft::create(&path("alive")).unwrap();
+        prune(dir.path()).unwrap();
+        let left = |name: &str| path(name).exists();
+        assert!(!left("oldest") && left("older") && left("new") && !left("dead.draft"));
+        assert!(alive.path.exists());
+        let draft = alive.path.clone();
+        drop(alive);
+        assert!(!draft.exists());
+    }
 }
