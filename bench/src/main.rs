@@ -17,6 +17,7 @@ mod fork;
 mod fuse;
 mod generations;
 mod nbd;
+mod rebuild;
 mod sealing;
 mod server;
 mod servers;
@@ -24,6 +25,7 @@ mod sharing;
 mod side;
 mod smallfiles;
 mod snapshot;
+mod sources;
 mod table;
 mod theory;
 mod trees;
@@ -38,8 +40,10 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 /// A section measures and returns its tables.
 type Section = fn(&Bench) -> Result<Vec<table::Table>>;
 
-const SECTIONS: [(&str, Section); 17] = [
+const SECTIONS: [(&str, Section); 19] = [
     ("build", build::against_mke2fs),
+    ("rebuild", rebuild::run),
+    ("sources", sources::run),
     ("compression", build::compression_levels),
     ("codecs", codecs::run),
     ("dedup", dedup::run),

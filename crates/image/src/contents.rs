@@ -1,5 +1,6 @@
 //! What is known of the content of files between reading them and laying them out: which chunks each has, and which of
-//! its blocks are zero. Kept in an unnamed file, so that memory stays bounded whatever is read.
+//! its blocks are zero. Beyond some in memory kept in an unnamed file, so
+//! that memory stays bounded whatever is read.
 
 use silt_ext4::EntryId;
 pub(crate) use silt_format::FileStep as Step;
@@ -16,6 +17,9 @@ use std::{
 };
 
 const STEP_LEN: usize = Step::LEN;
+/// Bytes of steps that are kept in memory: what 14 GB of file data needs. One call of the system for each file is what a
+/// rebuild of many small ones would mostly consist of.
+const MEMORY_BYTES_MAX: usize = 8 << 20;
 /// Steps read from the spool at a time.
 const READ_STEPS: usize = 1024;
 
@@ -37,6 +41,7 @@ struct Segment {
     entry: EntryId,
     first_step: u32,
     count: u32,
+    in_memory: bool,
     at: u64,
 }
 
@@ -47,7 +52,11 @@ pub(crate) struct ContentsWriter {
 
 struct Spool {
     file: File,
+    /// The first [`MEMORY_BYTES_MAX`] bytes, and never a part of a segment.
+    memory: Vec<u8>,
+    /// What goes to the file next.
     buffer: Vec<u8>,
+    /// Bytes in the file.
     written: u64,
     segments: Vec<Segment>,
 }
@@ -57,7 +66,8 @@ impl ContentsWriter {
     pub(crate) fn new(dir: &Path) -> Result<ContentsWriter> {
         let file = tempfile::tempfile_in(dir);
         let file = file.context(|| format!("cannot make a temporary file in {}", dir.display()))?;
-        let spool = Spool { file, buffer: Vec::new(), written: 0, segments: Vec::new() };
+        let (memory, buffer, segments) = (Vec::new(), Vec::new(), Vec::new());
+        let spool = Spool { file, memory, buffer, written: 0, segments };
         Ok(ContentsWriter { inner: Mutex::new(spool) })
     }
 
@@ -67,10 +77,16 @@ impl ContentsWriter {
             return Ok(());
         };
         let mut spool = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = spool.written + spool.buffer.len() as u64;
-        let segment = Segment { entry, first_step: first.number, count: steps.len() as u32, at };
-        spool.segments.push(segment);
-        steps.iter().for_each(|step| step.encode_into(&mut spool.buffer));
+        let spool = &mut *spool;
+        let in_memory = spool.memory.len() + steps.len() * STEP_LEN <= MEMORY_BYTES_MAX;
+        let (out, before) = match in_memory {
+            true => (&mut spool.memory, 0),
+            false => (&mut spool.buffer, spool.written),
+        };
+        let at = before + out.len() as u64;
+        steps.iter().for_each(|step| step.encode_into(out));
+        let (first_step, count) = (first.number, steps.len() as u32);
+        spool.segments.push(Segment { entry, first_step, count, in_memory, at });
         if spool.buffer.len() >= 1 << 20 { spool.write_buffer() } else { Ok(()) }
     }
 
@@ -89,7 +105,7 @@ impl ContentsWriter {
         let mut spool = self.inner.into_inner().unwrap_or_else(PoisonError::into_inner);
         spool.write_buffer()?;
         spool.segments.sort_unstable_by_key(|segment| (segment.entry, segment.first_step));
-        Ok(Contents { file: spool.file, segments: spool.segments })
+        Ok(Contents { file: spool.file, memory: spool.memory, segments: spool.segments })
     }
 }
 
@@ -105,6 +121,7 @@ impl Spool {
 /// The content of every file that was read.
 pub(crate) struct Contents {
     file: File,
+    memory: Vec<u8>,
     segments: Vec<Segment>,
 }
 
@@ -127,11 +144,8 @@ impl Contents {
             }
             for batch in (0..segment.count as usize).step_by(READ_STEPS) {
                 let count = READ_STEPS.min(segment.count as usize - batch);
-                buffer.resize(count * STEP_LEN, 0);
-                let read =
-                    self.file.read_exact_at(&mut buffer, segment.at + (batch * STEP_LEN) as u64);
-                read.context(|| "cannot read a temporary file".into())?;
-                let steps = buffer.as_chunks::<STEP_LEN>().0.iter().map(Step::decode);
+                let encoded = self.read(segment, batch, count, &mut buffer)?;
+                let steps = encoded.as_chunks::<STEP_LEN>().0.iter().map(Step::decode);
                 for step in steps.filter(|step| step.number >= first_step) {
                     if !visit(&step)? {
                         return Ok(());
@@ -140,6 +154,24 @@ impl Contents {
             }
         }
         Ok(())
+    }
+
+    /// Steps of a segment, encoded.
+    fn read<'a>(
+        &'a self,
+        segment: &Segment,
+        first: usize,
+        count: usize,
+        buffer: &'a mut Vec<u8>,
+    ) -> Result<&'a [u8]> {
+        let (at, len) = (segment.at + (first * STEP_LEN) as u64, count * STEP_LEN);
+        if segment.in_memory {
+            return Ok(&self.memory[at as usize..at as usize + len]);
+        }
+        buffer.resize(len, 0);
+        let read = self.file.read_exact_at(buffer, at);
+        read.context(|| "cannot read a temporary file".into())?;
+        Ok(buffer)
     }
 
     /// The runs of blocks of a file that are not zero, as long as they can be.
@@ -167,6 +199,47 @@ pub(crate) fn step_of_block(block: u64) -> u32 {
 mod tests {
     use super::*;
     use silt_types::ChunkId;
+
+    #[test]
+    fn steps_come_back_from_memory_and_from_the_file() {
+        let mut hierarchy = silt_ext4::Hierarchy::new(silt_ext4::Metadata::default()).unwrap();
+        let mut add = |name: &str| {
+            let kind = silt_ext4::EntryKind::File;
+            let metadata = silt_ext4::Metadata::default();
+            hierarchy.add(EntryId::ROOT, name.as_bytes(), kind, metadata).unwrap()
+        };
+        let (files, gone) = ([add("a"), add("b"), add("c")], add("gone"));
+        let step = |file: u32, number| Step {
+            number,
+            blocks: 1 + file as u16,
+            chunk: ChunkId::from_bytes([number as u8; 32]),
+        };
+        let writer = ContentsWriter::new(&std::env::temp_dir()).unwrap();
+        // More than memory takes, of each file in turn, and one that is taken back.
+        let rounds = MEMORY_BYTES_MAX as u32 / STEP_LEN as u32 / 1500;
+        for round in 0..rounds {
+            for (file, entry) in (0..).zip(files) {
+                let numbers = round * 1500..(round + 1) * 1500;
+                writer.add(entry, &numbers.map(|n| step(file, n)).collect::<Vec<_>>()).unwrap();
+            }
+            let mark = writer.mark();
+            writer.add(gone, &[step(9, round)]).unwrap();
+            writer.take_back(mark);
+        }
+        let contents = writer.finish().unwrap();
+        for (file, entry) in (0..).zip(files) {
+            let mut next = 1700;
+            contents
+                .for_each_step(entry, next, |found| {
+                    assert_eq!(*found, step(file, next));
+                    next += 1;
+                    Ok(true)
+                })
+                .unwrap();
+            assert_eq!(next, rounds * 1500);
+        }
+        contents.for_each_step(gone, 0, |_| panic!("it was taken back")).unwrap();
+    }
 
     #[test]
     fn zero_blocks_are_found_wherever_they_are() {

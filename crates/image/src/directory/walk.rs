@@ -4,18 +4,22 @@ use super::{beneath::Root, problems::Problems};
 use crate::edits::Edits;
 use rustix::{
     fd::{AsRawFd as _, OwnedFd},
-    fs::{AtFlags, Dir, FileType, Stat, major, minor, readlinkat, statat},
+    fs::{AtFlags, FileType, RawDir, Stat, major, minor, readlinkat, statat},
     io::Errno,
 };
 use silt_ext4::{EntryId, EntryKind, Hierarchy, Metadata, Timestamp};
 use silt_types::{Context as _, Error, Result};
 use std::{
     collections::HashMap,
+    mem::MaybeUninit,
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
 };
 
 /// The kernel's limit on the value of an attribute, and on a list of names (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
 const XATTR_LEN_MAX: usize = 64 << 10;
+
+/// Bytes of names asked for at a time: as many as the C library asks for.
+const LISTING_LEN: usize = 32 << 10;
 
 /// What was found.
 pub(crate) struct Walked {
@@ -171,7 +175,9 @@ impl Walk<'_> {
     fn read_folder(&self, path: &[u8]) -> Result<Vec<Found>> {
         let mut all = Vec::new();
         let listed = self.root.open_dir(path).and_then(|dir| {
-            for item in Dir::read_from(&dir)? {
+            let mut buffer = [MaybeUninit::uninit(); LISTING_LEN];
+            let mut items = RawDir::new(&dir, &mut buffer);
+            while let Some(item) = items.next() {
                 let name = item?.file_name().to_bytes().to_vec();
                 if name == b"." || name == b".." {
                     continue;
