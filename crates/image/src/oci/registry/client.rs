@@ -174,9 +174,9 @@ impl Client {
         use ureq::Error as U;
         let server = self.reference.server();
         let (what, passes) = match &error {
+            error if tls_error(error).is_some() => ("cannot be spoken to by TLS", false),
             U::Timeout(_) => ("does not answer", true),
             U::HostNotFound => ("is unknown", false),
-            U::Rustls(_) | U::Tls(_) => ("cannot be spoken to by TLS", false),
             U::Io(_) | U::ConnectionFailed | U::Protocol(_) | U::BodyStalled => {
                 ("cannot be reached", true)
             }
@@ -203,13 +203,10 @@ impl Client {
     fn has_no_tls(&self, server: &str) -> Result<bool, Failure> {
         match self.agent.get(format!("https://{server}/v2/")).call() {
             Ok(_) => Ok(false),
-            Err(ureq::Error::Rustls(rustls::Error::InvalidCertificate(_))) => Ok(false),
             Err(error @ ureq::Error::Timeout(_)) => Err(self.unanswered(error)),
-            Err(ureq::Error::Io(error)) => {
-                let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-                Ok(!matches!(tls, Some(rustls::Error::InvalidCertificate(_))))
+            Err(error) => {
+                Ok(!matches!(tls_error(&error), Some(rustls::Error::InvalidCertificate(_))))
             }
-            Err(_) => Ok(true),
         }
     }
 
@@ -346,6 +343,15 @@ impl Client {
 /// Reads what a registry may want.
 pub(super) fn read_challenge(text: &str) {
     let _ = Challenge::parse(text).map(|challenge| challenge.get("realm").is_some());
+}
+
+/// What TLS did not like.
+fn tls_error(error: &ureq::Error) -> Option<&rustls::Error> {
+    match error {
+        ureq::Error::Rustls(error) => Some(error),
+        ureq::Error::Io(error) => error.get_ref()?.downcast_ref(),
+        _ => None,
+    }
 }
 
 /// Waits, or until `stop` is set.
