@@ -27,6 +27,6 @@ pub use config::{CONFIG_SIZE_BYTES_MAX, read_config};
 pub use disk::{READ_CACHE_BYTES, build_stored};
 pub use edits::{AddedFile, Edits, Glob};
 pub use oci::RegistryAccess;
-#[doc(hidden)]
-pub use oci::read_as_any_document;
 pub use source::{Format, Source};
+#[doc(hidden)]
+pub use {oci::read_as_any_document, tar::read_as_archive};

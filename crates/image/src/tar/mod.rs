@@ -44,3 +44,25 @@ pub(crate) fn read(
     })?;
     placing.finish()
 }
+
+/// What [`read()`] does, but that content is thrown away: for the fuzz target.
+#[doc(hidden)]
+pub fn read_as_archive(archive: &[u8], len_bytes_max: u64) -> Result<Hierarchy> {
+    let mut reader = TarReader::new(archive, len_bytes_max);
+    let mut placing = Placing::new(Strictness::Archive)?;
+    let mut buffer = [0; 4096];
+    while let Some(member) = reader.next()? {
+        if placing.place(&member)?.is_some() {
+            reader.content(|run, fill| {
+                let mut left = run.end - run.start;
+                while left > 0 {
+                    let len = left.min(buffer.len() as u64);
+                    fill(&mut buffer[..len as usize])?;
+                    left -= len;
+                }
+                Ok(())
+            })?;
+        }
+    }
+    placing.finish()
+}

@@ -1,10 +1,7 @@
 //! Archives made by hand: what no tar program writes, but a stranger may.
 
-use super::{TarReader, read};
-use crate::{
-    contents::ContentsWriter,
-    placing::{Placing, Strictness},
-};
+use super::{read, read_as_archive as parse};
+use crate::contents::ContentsWriter;
 use silt_ext4::{EntryId, EntryKind, Hierarchy};
 use silt_store::MemoryChunks;
 use silt_types::{BlockRange, ErrorKind, Result};
@@ -72,27 +69,6 @@ fn read_within(archive: impl Read, len_bytes_max: u64) -> Result<Hierarchy> {
     let contents = ContentsWriter::new(dir.path()).unwrap();
     let hierarchy = read(archive, len_bytes_max, &MemoryChunks::new(), &contents)?;
     Ok(crate::assemble::Files::new(hierarchy, contents, 0).unwrap().hierarchy)
-}
-
-/// Without the threads that store content.
-fn parse(archive: &[u8], len_bytes_max: u64) -> Result<Hierarchy> {
-    let mut reader = TarReader::new(archive, len_bytes_max);
-    let mut placing = Placing::new(Strictness::Archive)?;
-    let mut buffer = [0; 512];
-    while let Some(member) = reader.next()? {
-        if placing.place(&member)?.is_some() {
-            reader.content(|run, fill| {
-                let mut left = run.end - run.start;
-                while left > 0 {
-                    let len = left.min(512);
-                    fill(&mut buffer[..len as usize])?;
-                    left -= len;
-                }
-                Ok(())
-            })?;
-        }
-    }
-    placing.finish()
 }
 
 fn read_all(archive: &[u8]) -> Result<Hierarchy> {
@@ -220,6 +196,46 @@ fn lengths_are_not_believed_before_the_bytes_came() {
     let lies = Made::default().pax(&[("size", b"18446744073709551615")]);
     let lies = read_all(&lies.add(b"x", EntryType::Regular, b"x").end());
     assert_eq!(lies.err().unwrap().kind(), ErrorKind::Invalid);
+}
+
+/// What the fuzz target does for hours, from a seed.
+#[test]
+fn random_damage_makes_the_reader_neither_panic_nor_run_away() {
+    let archive = Made::default()
+        .link(b"l", EntryType::Symlink, b"d")
+        .pax(&[("SCHILY.xattr.user.a", b"value"), ("mtime", b"-1.5")])
+        .add(b"d/x", EntryType::Regular, &[7; 700])
+        .add(b"././@LongLink", EntryType::GNULongName, &[b'n'; 200])
+        .add(b"cut", EntryType::Directory, b"")
+        .link(b"h", EntryType::Link, b"d/x")
+        .end();
+    let mut state = 1_u64;
+    let mut random = |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 33) as usize % below
+    };
+    for _ in 0..20_000 {
+        let mut damaged = archive.clone();
+        for _ in 0..=random(4) {
+            let at = random(damaged.len());
+            match random(3) {
+                0 => damaged[at] = random(256) as u8,
+                1 => damaged[at / 512 * 512..][..512].fill(random(2) as u8 * b'7'),
+                _ => damaged.copy_within(
+                    at / 512 * 512..at / 512 * 512 + 512,
+                    random(archive.len() / 512) * 512,
+                ),
+            }
+        }
+        // A checksum that holds lets the rest be looked at.
+        for block in damaged.chunks_exact_mut(512).filter(|block| block[257] == b'u') {
+            let mut header = Header::from_byte_slice(block).clone();
+            header.set_cksum();
+            block.copy_from_slice(header.as_bytes());
+        }
+        damaged.truncate(archive.len() - random(archive.len()) * random(2));
+        let _ = parse(&damaged, 1 << 20);
+    }
 }
 
 /// Bytes without end.
