@@ -269,7 +269,8 @@ impl MapWriter<'_> {
     }
 
     fn data_before(&mut self, block: u64) -> Result<()> {
-        while let Some(extent) = self.next.filter(|extent| extent.physical_block < block) {
+        while let Some(extent) = self.next.filter(|extent| u64::from(extent.physical_block) < block)
+        {
             self.data_extent(extent)?;
             self.next = self.data.next();
         }
@@ -277,8 +278,8 @@ impl MapWriter<'_> {
     }
 
     fn data_extent(&mut self, extent: &DataExtent) -> Result<()> {
-        let mut logical = extent.logical_block;
-        let end = extent.logical_block + extent.len_blocks;
+        let begin = u64::from(extent.logical_block);
+        let (mut logical, end) = (begin, begin + u64::from(extent.len_blocks));
         let map = &mut self.map;
         self.contents.for_each_step(
             extent.entry,
@@ -290,7 +291,7 @@ impl MapWriter<'_> {
                     return Err(missing(extent));
                 }
                 map.map(
-                    extent.physical_block + (logical - extent.logical_block),
+                    u64::from(extent.physical_block) + (logical - begin),
                     stop - logical,
                     *chunk,
                     logical - first,

@@ -41,7 +41,7 @@ struct Segment {
     entry: EntryId,
     first_step: u32,
     count: u32,
-    in_memory: bool,
+    /// Below [`MEMORY_BYTES_MAX`] in memory; what comes after is in the file.
     at: u64,
 }
 
@@ -78,15 +78,15 @@ impl ContentsWriter {
         };
         let mut spool = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let spool = &mut *spool;
-        let in_memory = spool.memory.len() + steps.len() * STEP_LEN <= MEMORY_BYTES_MAX;
-        let (out, before) = match in_memory {
+        let fits = spool.memory.len() + steps.len() * STEP_LEN <= MEMORY_BYTES_MAX;
+        let (out, before) = match fits {
             true => (&mut spool.memory, 0),
-            false => (&mut spool.buffer, spool.written),
+            false => (&mut spool.buffer, MEMORY_BYTES_MAX as u64 + spool.written),
         };
         let at = before + out.len() as u64;
         steps.iter().for_each(|step| step.encode_into(out));
         let (first_step, count) = (first.number, steps.len() as u32);
-        spool.segments.push(Segment { entry, first_step, count, in_memory, at });
+        spool.segments.push(Segment { entry, first_step, count, at });
         if spool.buffer.len() >= 1 << 20 { spool.write_buffer() } else { Ok(()) }
     }
 
@@ -165,9 +165,9 @@ impl Contents {
         buffer: &'a mut Vec<u8>,
     ) -> Result<&'a [u8]> {
         let (at, len) = (segment.at + (first * STEP_LEN) as u64, count * STEP_LEN);
-        if segment.in_memory {
+        let Some(at) = at.checked_sub(MEMORY_BYTES_MAX as u64) else {
             return Ok(&self.memory[at as usize..at as usize + len]);
-        }
+        };
         buffer.resize(len, 0);
         let read = self.file.read_exact_at(buffer, at);
         read.context(|| "cannot read a temporary file".into())?;

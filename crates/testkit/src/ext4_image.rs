@@ -4,7 +4,7 @@
 //! every byte.
 
 use rustix::mount::{UnmountFlags, unmount};
-use silt_ext4::{EntryId, Hierarchy, Layout, LayoutOptions};
+use silt_ext4::{EntryId, Hierarchy, Layout, LayoutOptions, writer::DataExtent};
 use silt_types::{Context as _, Error, Result};
 use std::{
     fs::{self, File},
@@ -68,8 +68,9 @@ pub fn write_layout(layout: &Layout, hierarchy: &Hierarchy, path: &Path) -> Resu
     let mut data = extents.iter().peekable();
     let mut next = 0;
     layout.for_each_metadata_block(hierarchy, &mut |block, bytes| {
-        while data.next_if(|extent| extent.physical_block + extent.len_blocks <= block).is_some() {}
-        let meets_data = data.peek().is_some_and(|extent| extent.physical_block <= block);
+        while data.next_if(|extent| end_of(extent) <= block).is_some() {}
+        let meets_data =
+            data.peek().is_some_and(|extent| u64::from(extent.physical_block) <= block);
         if block < next || bytes.len() != BLOCK_SIZE || meets_data {
             return Err(Error::corrupt(format!("metadata block {block} is out of order")));
         }
@@ -78,18 +79,23 @@ pub fn write_layout(layout: &Layout, hierarchy: &Hierarchy, path: &Path) -> Resu
     })?;
     let mut end = 0;
     for extent in &extents {
-        if extent.physical_block < end {
+        let start = u64::from(extent.physical_block);
+        if start < end {
             return Err(Error::corrupt(format!("data of block {end} is out of order")));
         }
-        end = extent.physical_block + extent.len_blocks;
-        file.seek(SeekFrom::Start(extent.physical_block * BLOCK_SIZE as u64))
-            .context(write_error)?;
-        for logical in extent.logical_block..extent.logical_block + extent.len_blocks {
+        end = end_of(extent);
+        file.seek(SeekFrom::Start(start * BLOCK_SIZE as u64)).context(write_error)?;
+        for n in 0..extent.len_blocks.into() {
+            let logical = u64::from(extent.logical_block) + n;
             file.write_all(&content_block(hierarchy, extent.entry, logical))
                 .context(write_error)?;
         }
     }
     Ok(())
+}
+
+fn end_of(extent: &DataExtent) -> u64 {
+    u64::from(extent.physical_block) + u64::from(extent.len_blocks)
 }
 
 /// What `e2fsck -fn` says: an error with its output unless it finds the image clean.

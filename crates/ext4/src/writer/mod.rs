@@ -50,17 +50,17 @@ pub struct LayoutOptions {
     pub size_bytes: Option<u64>,
 }
 
-/// Where data of a file belongs.
+/// Where data of a file belongs. Files and disks of 4 KiB blocks are as long as 32 bits count, and there are many of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DataExtent {
     /// The file.
     pub entry: EntryId,
     /// First block in the file.
-    pub logical_block: u64,
+    pub logical_block: u32,
     /// First block on the disk.
-    pub physical_block: u64,
+    pub physical_block: u32,
     /// Number of blocks, at least 1.
-    pub len_blocks: u64,
+    pub len_blocks: u32,
 }
 
 /// The numbers of a layout, for people.
@@ -206,15 +206,15 @@ impl Layout {
     }
 
     /// Where the data of every file belongs, ascending by block of the disk. Data and metadata never overlap.
-    /// `hierarchy` is the one the layout was planned for. Memory: 32 bytes per extent.
+    /// `hierarchy` is the one the layout was planned for. Memory: 16 bytes per extent.
     pub fn data_extents(&self, hierarchy: &Hierarchy) -> Result<Vec<DataExtent>> {
         let nodes = Nodes::new(hierarchy);
         let mut all = Vec::new();
         for entry in hierarchy.entries().filter(|entry| hierarchy.kind(*entry) == EntryKind::File) {
             all.extend(self.extents_of(&nodes, entry)?.into_iter().map(|extent| DataExtent {
                 entry,
-                logical_block: extent.logical.into(),
-                physical_block: extent.physical,
+                logical_block: extent.logical,
+                physical_block: extent.physical as u32,
                 len_blocks: extent.len.into(),
             }));
         }

@@ -11,8 +11,8 @@ fn plan(hierarchy: &Hierarchy, uuid: [u8; 16]) -> Layout {
 }
 
 /// By path, where the data of each file is. Entry ids follow the order of adding.
-fn data_by_path(layout: &Layout, hierarchy: &Hierarchy) -> BTreeMap<Vec<Vec<u8>>, Vec<[u64; 3]>> {
-    let mut extents: BTreeMap<EntryId, Vec<[u64; 3]>> = BTreeMap::new();
+fn data_by_path(layout: &Layout, hierarchy: &Hierarchy) -> BTreeMap<Vec<Vec<u8>>, Vec<[u32; 3]>> {
+    let mut extents: BTreeMap<EntryId, Vec<[u32; 3]>> = BTreeMap::new();
     for extent in layout.data_extents(hierarchy).unwrap() {
         let place = [extent.logical_block, extent.physical_block, extent.len_blocks];
         extents.entry(extent.entry).or_default().push(place);

@@ -37,7 +37,7 @@ fn system(extra: impl Fn(&mut Hierarchy, EntryId, EntryId)) -> Hierarchy {
 struct Written {
     metadata: BTreeMap<u64, Vec<u8>>,
     /// By block of the disk: file size and block of the file, which together stand for content.
-    data: BTreeMap<u64, (u64, u64)>,
+    data: BTreeMap<u32, (u64, u32)>,
 }
 
 fn write(hierarchy: &Hierarchy) -> Written {

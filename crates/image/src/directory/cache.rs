@@ -134,10 +134,8 @@ impl FolderCache {
     }
 
     fn may_keep(&self, stamp: &Stamp) -> bool {
-        let (seconds, nanoseconds) = stamp.ctime();
-        stamp.device == self.device
-            && (seconds, nanoseconds)
-                <= (self.settled.as_secs() as i64, self.settled.subsec_nanos().into())
+        let settled = (self.settled.as_secs() as i64, self.settled.subsec_nanos());
+        stamp.device == self.device && stamp.ctime() <= settled
     }
 
     /// Takes what the cache has of `known` into `contents`, and counts it. `seen` are the files, sorted by entry.
@@ -190,43 +188,51 @@ impl FolderCache {
         Ok((statement, Frames { file, nonce: statement.nonce, number: 0, records }))
     }
 
-    /// Keeps what is known now, after all of it was published under `removals`.
+    /// Writes down what is known now, for [`FolderCache::keep`], and forgets it: what comes next needs the memory. `None` if
+    /// the cache says just this already, or cannot be written.
+    pub(crate) fn draft(&self, known: &mut Known, contents: &Contents) -> Option<Draft> {
+        if known.is_current {
+            return None;
+        }
+        self.write_draft(&std::mem::take(&mut known.files), contents).ok()
+    }
+
+    fn write_draft(&self, files: &[Keyed], contents: &Contents) -> Result<Draft> {
+        if let Some(caches) = self.dir.parent() {
+            durability::create_dir(caches)?;
+        }
+        durability::create_dir(&self.dir)?;
+        let mut draft = Draft::create(&self.path())?;
+        files.iter().try_for_each(|file| draft.add(file, contents))?;
+        draft.end_frame()?;
+        Ok(draft)
+    }
+
+    /// Keeps what is known, after all of it was published under this count of removals.
     pub(crate) fn keep(
         &self,
+        draft: Option<Draft>,
         known: &Known,
         contents: &Contents,
         laid_out: LaidOut,
         removals: u64,
         store: &Store,
     ) {
-        // Whatever fails here, the next build reads more.
-        let _ = if known.is_current && known.laid_out == Some(laid_out) {
-            self.touch()
-        } else {
-            self.write(known, contents, laid_out, removals, store)
+        let draft = match draft {
+            None if known.is_current && known.laid_out == Some(laid_out) => {
+                // As used now, by which the oldest are told.
+                let file = File::open(self.path());
+                let _ = file.and_then(|file| file.set_modified(SystemTime::now()));
+                return;
+            }
+            None if known.is_current => self.write_draft(&known.files, contents).ok(),
+            draft => draft,
         };
+        // Whatever fails here, the next build reads more.
+        let _ = draft.map(|draft| self.publish(draft, laid_out, removals, store));
     }
 
-    /// As used now, by which the oldest are told.
-    fn touch(&self) -> Result<()> {
-        let file = File::open(self.path());
-        let touched = file.and_then(|file| file.set_modified(SystemTime::now()));
-        touched.context(|| "cannot touch the rebuild cache".into())
-    }
-
-    fn write(
-        &self,
-        known: &Known,
-        contents: &Contents,
-        laid_out: LaidOut,
-        removals: u64,
-        store: &Store,
-    ) -> Result<()> {
-        durability::create_dir(&store.paths().caches())?;
-        durability::create_dir(&self.dir)?;
-        let mut draft = Draft::create(&self.path())?;
-        known.files.iter().try_for_each(|file| draft.add(file, contents))?;
-        draft.end_frame()?;
+    fn publish(&self, draft: Draft, laid_out: LaidOut, removals: u64, store: &Store) -> Result<()> {
         let statement = Statement {
             folder: self.id,
             nonce: draft.nonce,
@@ -394,7 +400,7 @@ impl Partial {
 
 /// A cache being written, under a name of its own and a lock that tells others that it is. Goes when dropped before
 /// [`Draft::publish`].
-struct Draft {
+pub(crate) struct Draft {
     path: PathBuf,
     file: File,
     nonce: [u8; 16],

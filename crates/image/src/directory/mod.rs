@@ -55,8 +55,9 @@ pub(crate) fn build(
     let Some(cache) = cache else {
         return assemble::assemble(ingest, files, request, created_ns, progress);
     };
+    let draft = cache.draft(&mut known, &files.contents);
     let (built, laid_out) =
         assemble::assemble_known(ingest, &files, request, created_ns, progress, known.laid_out())?;
-    cache.keep(&known, &files.contents, laid_out, removals, store);
+    cache.keep(draft, &known, &files.contents, laid_out, removals, store);
     Ok(built)
 }

@@ -43,8 +43,10 @@ pub(crate) struct Stamp {
     pub(crate) device: u64,
     pub(crate) inode: u64,
     pub(crate) size_bytes: u64,
-    mtime: (i64, i64),
-    ctime: (i64, i64),
+    mtime_seconds: i64,
+    ctime_seconds: i64,
+    mtime_nanoseconds: u32,
+    ctime_nanoseconds: u32,
 }
 
 impl Stamp {
@@ -53,22 +55,29 @@ impl Stamp {
             device: stat.st_dev,
             inode: stat.st_ino,
             size_bytes: stat.st_size as u64,
-            mtime: (stat.st_mtime, stat.st_mtime_nsec as i64),
-            ctime: (stat.st_ctime, stat.st_ctime_nsec as i64),
+            mtime_seconds: stat.st_mtime,
+            ctime_seconds: stat.st_ctime,
+            mtime_nanoseconds: stat.st_mtime_nsec as u32,
+            ctime_nanoseconds: stat.st_ctime_nsec as u32,
         }
     }
 
     /// Everything in it, as numbers.
     pub(crate) fn numbers(&self) -> [u64; 7] {
-        let ((mtime, mtime_ns), (ctime, ctime_ns)) = (self.mtime, self.ctime);
-        let times = [mtime, mtime_ns, ctime, ctime_ns].map(|number| number as u64);
-        let [mtime, mtime_ns, ctime, ctime_ns] = times;
-        [self.device, self.inode, self.size_bytes, mtime, mtime_ns, ctime, ctime_ns]
+        [
+            self.device,
+            self.inode,
+            self.size_bytes,
+            self.mtime_seconds as u64,
+            self.mtime_nanoseconds.into(),
+            self.ctime_seconds as u64,
+            self.ctime_nanoseconds.into(),
+        ]
     }
 
     /// Seconds since 1970 and nanoseconds.
-    pub(crate) fn ctime(&self) -> (i64, i64) {
-        self.ctime
+    pub(crate) fn ctime(&self) -> (i64, u32) {
+        (self.ctime_seconds, self.ctime_nanoseconds)
     }
 }
 
