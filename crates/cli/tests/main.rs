@@ -18,6 +18,7 @@ mod exporting_qcow2;
 mod fidelity;
 mod files;
 mod growing;
+mod importing;
 mod operations;
 mod rebuilding;
 mod registries;

@@ -121,10 +121,10 @@ fn build_file(
     };
     file.must_not_have_changed()?;
     let bytes_nonzero = ingest.counts().bytes;
-    let mut notes: Vec<_> =
-        lost.map(|why| format!("not all is cut along files: {why}")).into_iter().collect();
+    let mut notes = Vec::new();
     let (tree, no_tree) = match tree_of(store, disk, &ingest, progress) {
         Ok((tree, note)) => {
+            notes.extend(lost.map(|why| format!("not all is cut along files: {why}")));
             notes.extend(note);
             (Some(tree), None)
         }
