@@ -50,7 +50,7 @@ pub(super) fn apply(
     layer.for_each(&mut |record| {
         match record {
             LayerRecord::Member(member) => {
-                let is_there = meaning(&member.path)? == Meaning::There;
+                let is_there = is_there(&member.path)?;
                 let member = from_record(member);
                 entries.push(if is_there { placing.place(&member)? } else { None });
             }
@@ -90,6 +90,11 @@ fn hide(placing: &mut Placing, member: &LayerMember) -> Result<()> {
         }
         Meaning::There => Ok(()),
     }
+}
+
+/// Whether a member of this name is more than a mark. `Invalid` for a whiteout that hides nothing that could be.
+pub(super) fn is_there(path: &[u8]) -> Result<bool> {
+    Ok(meaning(path)? == Meaning::There)
 }
 
 /// What a member of this name is for. `Invalid` for a whiteout that hides nothing that could be.

@@ -2,7 +2,7 @@
 //! in order and kept.
 
 use super::{
-    apply::{apply, to_record},
+    apply::{apply, is_there, to_record},
     blobs::Blobs,
     cache::{LayerFile, LayerWriter},
     digest::{Checked, Digest},
@@ -172,7 +172,7 @@ impl Reading<'_> {
                     return Err(named(Error::invalid(why)));
                 }
                 writer.put(&to_record(&member))?;
-                if member.kind == MemberKind::File {
+                if member.kind == MemberKind::File && is_there(&member.path)? {
                     feeder.begin(number, member.size_bytes);
                     reader.content(|run, fill| feeder.run(run, fill)).map_err(named)?;
                 }
