@@ -69,6 +69,34 @@ fn content_is_right(ext4: &Ext4<FileDisk>, read: &ReadHierarchy, written: &Hiera
     right
 }
 
+/// Whether every folder, looked up by its path, gives what lies below it and nothing else.
+fn parts_are_right(ext4: &Ext4<FileDisk>, whole: &Hierarchy) -> bool {
+    let mut folders = vec![(EntryId::ROOT, ext4.root().unwrap())];
+    let mut right = ext4.lookup(&folders[0].1, b"no such name").unwrap().is_none();
+    while let Some((entry, inode)) = folders.pop() {
+        let read = ext4.hierarchy_below(&inode).unwrap();
+        let mut pairs = vec![(EntryId::ROOT, entry)];
+        while let Some((ours, theirs)) = pairs.pop() {
+            let part = &read.hierarchy;
+            right &= part.metadata(ours) == whole.metadata(theirs);
+            right &= part.kind(ours) == whole.kind(theirs);
+            right &= part.children_count(ours) == whole.children_count(theirs);
+            for child in whole.children(theirs) {
+                pairs.push((part.lookup(ours, child.name).unwrap(), child.entry));
+            }
+        }
+        for child in whole.children(entry) {
+            let found = ext4.lookup(&inode, child.name).unwrap().unwrap();
+            if whole.kind(child.entry) == EntryKind::Directory {
+                folders.push((child.entry, found));
+            } else {
+                right &= ext4.hierarchy_below(&found).is_err();
+            }
+        }
+    }
+    right
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -84,6 +112,7 @@ proptest! {
             let all = without_lost_found(all_of(&read.hierarchy), &hierarchy);
             prop_assert_eq!(all, all_of(&hierarchy));
             prop_assert!(content_is_right(&ext4, &read, &hierarchy), "content");
+            prop_assert!(parts_are_right(&ext4, &read.hierarchy), "parts");
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::{
 use proptest::prelude::*;
 use region::{DirtyKind, REGION_BLOCKS_MAX, Regions};
 use silt_store::{Chunk, ChunkKind, KeyContext, MemoryChunks};
-use silt_types::{CHUNK_BLOCKS_MAX, ChunkId, DeltaId, ErrorKind, NoProgress};
+use silt_types::{BlockRange, CHUNK_BLOCKS_MAX, ChunkId, DeltaId, ErrorKind, NoProgress};
 use std::{
     path::{Path, PathBuf},
     sync::{
@@ -405,4 +405,28 @@ fn regions_are_bounded_and_never_part_a_cell_of_the_grid() {
     }
     assert_eq!(blocks, delta.blocks_modified());
     assert!(count >= 4, "{count}");
+}
+
+#[test]
+fn a_new_disk_is_dirty_in_the_cells_that_may_have_data_and_nowhere_behind_its_end() {
+    let mut bytes = vec![0; 300_000];
+    bytes[70_000] = 1;
+    bytes[299_999] = 2;
+    let mut disk = NewDisk::new(&bytes).unwrap();
+    assert_eq!((disk.data_bytes(), disk.next_dirty(0)), (0, None));
+    disk.add_data(70_000..70_001);
+    disk.add_data(299_000..1 << 50);
+    assert_eq!(disk.data_bytes(), 65_536 + (300_000 - 262_144));
+    let runs: Vec<_> = disk.runs().map(|run| run.unwrap().range).collect();
+    let range = |start, len| BlockRange { start, len };
+    assert_eq!(runs, [range(16, 16), range(64, 10)]);
+    let next = [0, 16, 20, 32, 73, 74, 1 << 40].map(|block| disk.next_dirty(block));
+    assert_eq!(next, [Some(16), Some(16), Some(20), Some(64), Some(73), None, None]);
+    let dirty: Vec<u64> = (0..80).filter(|block| disk.contains(*block)).collect();
+    assert_eq!(dirty, (16..32).chain(64..74).collect::<Vec<_>>());
+    let fixture = Fixture::zero(0);
+    let sealed = disk.import(&Domain::published(), &*fixture.chunks, &NoProgress).unwrap();
+    assert_eq!(sealed.disk.size_bytes, 300_000);
+    assert_same(&fixture.read(sealed.disk, None), &bytes);
+    assert_eq!(fixture.chunks.taken(), [4096, 4096]);
 }
