@@ -16,6 +16,7 @@ test:
 	@e2e/setup.sh test
 	$(CARGO) test --workspace --locked
 	$(CARGO) build --release --locked
+	@e2e/test-sources.sh target/release/silt
 	@e2e/test-boot.sh target/release/silt
 
 check:
