@@ -19,13 +19,12 @@ use std::{
     time::Instant,
 };
 
-/// Build an image from files.
+/// Build an image from files or from a disk.
 ///
-/// From a folder, a tar (compressed or not, `-` for standard input), or a container image: oci:DIR[:TAG],
-/// oci-archive:FILE[:TAG], docker-archive:FILE[:NAME], docker://HOST/REPOSITORY[:TAG]. Everything is kept: owners, modes, times, links,
-/// devices, extended attributes, holes. An entry that cannot be read, or a file that changes meanwhile, is an error (exit 10), and
-/// then nothing is published. The same files give the same disk, byte for byte, on every machine, whatever they come
-/// from.
+/// From a folder, a tar, a container image, a folder of an image, a raw disk or a qcow2 disk: `silt sources` says how each is
+/// written. Everything is kept: owners, modes, times, links, devices, extended attributes, holes. An entry that cannot be
+/// read, or a file that changes meanwhile, is an error (exit 10), and then nothing is published. The same files give the same
+/// disk, byte for byte, on every machine, whatever they come from; a disk stays as it is.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   silt build ./rootfs debian
@@ -33,6 +32,8 @@ use std::{
   silt build ./site www --owner 0:0 --json
   silt build rootfs.tar.zst debian
   curl -L https://example.org/rootfs.tar.xz | silt build - alpine
+  silt build cloud.qcow2 cloud
+  silt build debian:/root work --owner 0:0
   silt build docker://debian:13 debian
   silt build oci:layout:1.0 app --platform linux/arm64
   silt build ./rootfs debian --exclude '*.pyc' --add authorized_keys:/root/.ssh/

@@ -215,7 +215,7 @@ impl Layout {
                 entry,
                 logical_block: extent.logical,
                 physical_block: extent.physical as u32,
-                len_blocks: extent.len.into(),
+                len_blocks: extent.len,
             }));
         }
         all.sort_unstable_by_key(|extent| extent.physical_block);
