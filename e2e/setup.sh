@@ -17,7 +17,7 @@ case ${1:-test} in
 demo) needs="$compiler $guest" ;;
 test) needs="$compiler $clients fuse3:fusermount3 fdisk:sfdisk dosfstools:mkfs.vfat acl:setfacl attr:setfattr
     libcap2-bin:setcap python3:python3 python3-prometheus-client:/usr/lib/python3/dist-packages/prometheus_client/parser.py
-    zstd:zstd xz-utils:xz docker-registry:docker-registry skopeo:skopeo umoci:umoci openssl:openssl $guest" ;;
+    zstd:zstd xz-utils:xz strace:strace docker-registry:docker-registry skopeo:skopeo umoci:umoci openssl:openssl $guest" ;;
 bench) needs="$compiler $clients restic:restic casync:casync time:/usr/bin/time python3:python3 $guest" ;;
 fuzz) needs="$compiler g++:c++" ;;
 *)

@@ -122,7 +122,7 @@ fn disks_of_mke2fs_have_the_tree_of_the_folder_whatever_their_blocks() {
 }
 
 #[test]
-fn a_disk_that_is_mounted_and_written_is_imported_with_its_journal_laid_over() {
+fn root_a_disk_that_is_mounted_and_written_is_imported_with_its_journal_laid_over() {
     if !is_root() {
         return;
     }
@@ -372,7 +372,7 @@ fn disks_without_ext4_are_cut_on_the_grid_and_say_why_they_have_no_tree() {
 }
 
 #[test]
-fn a_block_device_is_read_whole() {
+fn root_a_block_device_is_read_whole() {
     if !is_root() {
         return;
     }
@@ -429,7 +429,7 @@ fn files_below_a_folder_of_an_image_a_snapshot_or_a_volume_are_a_source() {
 }
 
 #[test]
-fn what_a_guest_wrote_is_in_the_files_of_its_volume() {
+fn root_what_a_guest_wrote_is_in_the_files_of_its_volume() {
     if !is_root() {
         return;
     }

@@ -8,7 +8,7 @@ use silt_ext4::{
     EntryId, EntryKind, Hierarchy,
     reader::{DiskRead, Ext4, Inode, InodeKind, ReadHierarchy},
 };
-use silt_store::{ChunkKind, ChunkSink, ChunkSource as _, KeyContext, Store};
+use silt_store::{ChunkKind, ChunkReader, ChunkSink, ChunkSource as _, KeyContext, Store};
 use silt_types::{
     BLOCK_SIZE_BYTES, CHUNK_BLOCKS_MAX, CHUNK_SIZE_BYTES_MAX, ChunkId, Context as _, Error,
     ErrorKind, Progress, Result,
@@ -27,6 +27,8 @@ use std::{
 
 /// Files that a thread takes at a time.
 const FILES_TAKEN: usize = 64;
+/// Chunks that are looked into are seldom looked into again.
+const CHECKED_CACHE_BYTES: u64 = 1 << 20;
 /// Steps of a file that are kept in memory at most.
 const STEPS_KEPT: usize = 4096;
 /// What mke2fs makes of `lost+found`.
@@ -81,6 +83,7 @@ pub(super) fn read(
     }
     let finder = Finder {
         store,
+        chunks: store.separate_reader(CHECKED_CACHE_BYTES),
         volume,
         ext4: &ext4,
         // Blocks of the file system are blocks of the disk, from this one on.
@@ -163,6 +166,8 @@ impl DiskRead for WholeVolume<'_> {
 /// Finds the chunks of files, with every core.
 struct Finder<'a, D> {
     store: &'a Store,
+    /// Where chunks are looked into.
+    chunks: ChunkReader,
     volume: &'a Volume,
     ext4: &'a Ext4<D>,
     /// Where the file system begins, in blocks of the disk; `None` where its blocks are not the disk's, so all is read.
@@ -248,7 +253,6 @@ impl<D: DiskRead + Sync> Finder<'_, D> {
         let pending = |number| Pending { number, blocks: 0, chunk: None, scattered: false };
         let mut step: Option<Pending> =
             file.is_inline().then(|| Pending { scattered: true, ..pending(0) });
-        // The hierarchy has them joined, without what is reserved or behind the end of the file.
         let block_size = u64::from(self.ext4.block_size_bytes());
         let end = file.size_bytes.div_ceil(block_size);
         let per_step = CHUNK_SIZE_BYTES_MAX as u64 / block_size;
@@ -348,7 +352,7 @@ impl<D: DiskRead + Sync> Finder<'_, D> {
             return Ok(true);
         }
         // Where the file has a hole the chunk must be zero.
-        let content = self.store.get(KeyContext::Content, chunk)?;
+        let content = self.chunks.get(KeyContext::Content, chunk)?;
         Ok(nonzero_blocks(&content) == blocks)
     }
 
