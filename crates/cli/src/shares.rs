@@ -64,7 +64,7 @@ pub(crate) fn text(shares: &[ImageShare]) -> String {
 pub(crate) fn picture(shares: &[ImageShare]) -> String {
     let longest = shares.iter().map(|share| share.content_bytes).max().unwrap_or(0).max(1) as f64;
     let (width, height) =
-        (LABEL_WIDTH + BAR_WIDTH + 220.0, TOP + ROW_HEIGHT * shares.len() as f64 + 16.0);
+        (LABEL_WIDTH + BAR_WIDTH + 260.0, TOP + ROW_HEIGHT * shares.len() as f64 + 16.0);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\" \
          font-family=\"sans-serif\" font-size=\"12\">\n<title>What each image adds to the store and shares with those before it\
