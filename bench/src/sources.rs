@@ -32,7 +32,8 @@ fn tar(bench: &Bench) -> Result<Table> {
         remove(&image)?;
         std::fs::create_dir(&unpacked)?;
         settle()?;
-        let mut unpack = program("tar", ["--xattrs", "--xattrs-include=*", "--numeric-owner", "-xpf"]);
+        let mut unpack =
+            program("tar", ["--xattrs", "--xattrs-include=*", "--numeric-owner", "-xpf"]);
         unpack.arg(&tar).arg("-C").arg(&unpacked);
         let unpack = timed(&unpack, None)?;
         theirs.push(after(unpack, timed(&mke2fs(&unpacked, &image, size)?, Some(&image))?));
@@ -103,7 +104,8 @@ fn sparse(bench: &Bench) -> Result<Table> {
             runs.push(timed(&import(bench, &store, raw), None)?);
         }
     }
-    let mut table = Table::new("Raw disks with 1 GiB of noise, wall time, medians in turn, warm cache");
+    let mut table =
+        Table::new("Raw disks with 1 GiB of noise, wall time, medians in turn, warm cache");
     let [dense, sparse] = runs;
     beside(&mut table, "100 GiB, sparse", sparse, "1 GiB", dense, "<= 1.2");
     remove(&room)?;
@@ -178,5 +180,11 @@ fn beside(
     let (ours, theirs) = (median_run(ours), median_run(theirs));
     table.beside(what, (ours.seconds, "s"), peer, theirs.seconds, target);
     table.beside("  processor time", (ours.processor, "s"), "", theirs.processor, "");
-    table.beside("  peak resident", (ours.resident_mib, "MiB"), "", theirs.resident_mib, "<= 256 MiB");
+    table.beside(
+        "  peak resident",
+        (ours.resident_mib, "MiB"),
+        "",
+        theirs.resident_mib,
+        "<= 256 MiB",
+    );
 }
