@@ -17,9 +17,9 @@ use std::{
 };
 
 const STEP_LEN: usize = Step::LEN;
-/// Bytes of steps that are kept in memory: what 14 GB of file data needs. One call of the system for each file is what a
+/// Bytes of steps that are kept in memory: what 7 GB of file data needs. One call of the system for each file is what a
 /// rebuild of many small ones would mostly consist of.
-const MEMORY_BYTES_MAX: usize = 8 << 20;
+const MEMORY_BYTES_MAX: usize = 4 << 20;
 /// Steps read from the spool at a time.
 const READ_STEPS: usize = 1024;
 

@@ -23,7 +23,7 @@ const WRITER_WAIT: Duration = Duration::from_secs(60);
 const LOG_WAIT: Duration = Duration::from_millis(20);
 
 /// Pages that a connection keeps in memory, in KiB: the inner pages of an index of 16 million chunks fit.
-const WRITER_CACHE_KIB: i64 = 24 << 10;
+const WRITER_CACHE_KIB: i64 = 20 << 10;
 const READER_CACHE_KIB: i64 = 8 << 10;
 
 /// Length of a page of the file in bytes, SQLite's default.

@@ -34,7 +34,7 @@ use std::{
 /// overlaps with filling the next, and that moving what is alive in a thin one is cheap.
 const PACK_SIZE_BYTES_TARGET: u64 = 64 << 20;
 /// Or at this many chunks, which bounds the memory that its ids and its footer take.
-const PACK_CHUNKS_TARGET: usize = 1 << 16;
+const PACK_CHUNKS_TARGET: usize = 1 << 14;
 
 /// Work that adds to a store. Dropped before [`Ingest::publish_image`], it leaves nothing visible.
 pub struct Ingest {
