@@ -143,7 +143,9 @@ fn bad_values_exit_with_6() {
     for codec in ["", "gzip", "zstd:0", "zstd:20", "zstd:", "zstd:x", "lz4:1"] {
         build(&[&format!("--compression={codec}")]);
     }
-    silt.fails(6, &["build", file.to_str().unwrap(), "new"]);
+    for format in ["directory", "tar", "qcow2", "vmdk", ""] {
+        silt.fails(6, &["build", file.to_str().unwrap(), "new", &format!("--from={format}")]);
+    }
     silt.fails(6, &["serve", "image", "--nbd", "sock"]);
     for address in ["tcp:0.0.0.0:0", "tcp:nowhere", "tcp:127.0.0.1", "", "tcp:[::]:0"] {
         silt.fails(6, &["serve", "volume", &format!("--nbd={address}")]);
