@@ -468,7 +468,7 @@ fn what_is_no_disk_is_refused_by_name() {
         (&["build", "empty", "x"], 6, "empty"),
         (&["build", "nowhere", "x"], 10, "nowhere"),
         (&["build", "disk", "x", "--from", "qcow2"], 6, "disk"),
-        (&["build", "disk", "x", "--owner", "0:0"], 6, "owner"),
+        (&["build", "disk", "x", "--owner", "0:0"], 6, "edited"),
         (&["build", "disk", "x", "--size", "1G"], 6, "length"),
     ] {
         let message = silt.fails(code, args);
