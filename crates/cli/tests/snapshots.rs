@@ -479,7 +479,8 @@ fn a_store_of_a_newer_format_is_unsupported() {
     silt.small_image("image");
     let path = silt.store().join("store");
     let mut bytes = fs::read(&path).unwrap();
-    bytes[8..10].copy_from_slice(&2u16.to_le_bytes());
+    let newer = u16::from_le_bytes([bytes[8], bytes[9]]) + 1;
+    bytes[8..10].copy_from_slice(&newer.to_le_bytes());
     let sum = crc32c(&bytes[..60]);
     bytes[60..64].copy_from_slice(&sum.to_le_bytes());
     fs::write(&path, &bytes).unwrap();
