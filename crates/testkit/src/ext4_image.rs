@@ -3,7 +3,10 @@
 //! Content follows from the entry's owner, time and size and the block alone, so that whoever has the hierarchy knows
 //! every byte.
 
-use rustix::mount::{UnmountFlags, unmount};
+use rustix::{
+    io::Errno,
+    mount::{UnmountFlags, unmount},
+};
 use silt_ext4::{EntryId, Hierarchy, Layout, LayoutOptions, writer::DataExtent};
 use silt_types::{Context as _, Error, Result};
 use std::{
@@ -12,6 +15,8 @@ use std::{
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     process::{Command, Output},
+    thread,
+    time::Duration,
 };
 
 /// Bytes of a block.
@@ -114,6 +119,9 @@ pub fn run(command: &mut Command) -> Result<Output> {
     Err(Error::corrupt(format!("{command:?} ended with {}:\n{printed}", output.status)))
 }
 
+/// How often it is tried, 10 ms apart, to take a mount off that is busy.
+const BUSY_TRIES: u32 = 500;
+
 /// An image mounted through a loop device, for as long as this lives.
 pub struct LoopMount {
     mount_point: PathBuf,
@@ -151,10 +159,15 @@ impl LoopMount {
 
 impl Drop for LoopMount {
     fn drop(&mut self) {
-        if unmount(&self.mount_point, UnmountFlags::empty()).is_err() {
-            // Somebody still looks at it: out of the way now, gone when they are.
-            let _ = unmount(&self.mount_point, UnmountFlags::DETACH);
+        // A process that another thread is just starting has our open files until it is another program.
+        for _ in 0..BUSY_TRIES {
+            match unmount(&self.mount_point, UnmountFlags::empty()) {
+                Err(Errno::BUSY) => thread::sleep(Duration::from_millis(10)),
+                _ => return,
+            }
         }
+        // Somebody still looks at it: out of the way now, gone when they are.
+        let _ = unmount(&self.mount_point, UnmountFlags::DETACH);
     }
 }
 
