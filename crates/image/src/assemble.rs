@@ -3,8 +3,9 @@
 //! Everything here is in the order of paths or of disk addresses, so nothing depends on which thread was first.
 
 use crate::{
-    build::{BuildRequest, BuiltImage},
+    build::{Building, BuiltImage, FilesRead},
     contents::{Contents, ContentsWriter, Step, step_of_block},
+    edits::Edits,
     paths::for_each_path,
 };
 use silt_ext4::{
@@ -15,8 +16,8 @@ use silt_format::LaidOut;
 use silt_store::{ChunkKind, ChunkSink, ImageRecord, Ingest};
 use silt_tree::{TreeBuilder, TreeContent, TreeEntry, TreeKind};
 use silt_types::{
-    BLOCK_SIZE_BYTES, CHUNK_BLOCKS_MAX, CHUNK_SIZE_BYTES_MAX, DiskId, Error, ErrorKind, Progress,
-    Result, TreeId,
+    BLOCK_SIZE_BYTES, CHUNK_BLOCKS_MAX, CHUNK_SIZE_BYTES_MAX, DiskId, Error, ErrorKind, Result,
+    TreeId,
 };
 use silt_volume::MapBuilder;
 use std::collections::HashMap;
@@ -31,12 +32,15 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// A hierarchy whose files have their lengths, and what is known of their content, which becomes their runs of blocks.
-    pub(crate) fn new(
-        mut hierarchy: Hierarchy,
+    /// What was read, edited; what is known of the content becomes the files' runs of blocks.
+    pub(crate) fn edited(
+        read: FilesRead,
+        edits: &Edits,
+        sink: &dyn ChunkSink,
         contents: ContentsWriter,
-        bytes_read: u64,
     ) -> Result<Files> {
+        let FilesRead { mut hierarchy, bytes_read, config } = read;
+        let added = edits.apply(&mut hierarchy, sink, &contents)?;
         let contents = contents.finish()?;
         let has_content = |entry: &EntryId| hierarchy.size_bytes(*entry) > 0;
         let files: Vec<EntryId> = hierarchy.entries().filter(has_content).collect();
@@ -44,32 +48,19 @@ impl Files {
             let (size_bytes, runs) = (hierarchy.size_bytes(entry), contents.runs(entry)?);
             hierarchy.set_file_content(entry, size_bytes, &runs)?;
         }
-        Ok(Files { hierarchy, contents, bytes_read, config: None })
+        Ok(Files { hierarchy, contents, bytes_read: bytes_read + added, config })
     }
 }
 
-/// Lays `files` out and publishes it.
+/// Lays `files` out and publishes the image; takes over the disk of `known` where that was laid out by the same rules from an
+/// equal tree, and all of its chunks are known to be in the store. Answers what was laid out, or taken over, too.
 pub(crate) fn assemble(
-    ingest: Ingest,
-    files: Files,
-    request: &BuildRequest,
-    created_ns: i64,
-    progress: &dyn Progress,
-) -> Result<BuiltImage> {
-    let assembled = assemble_known(ingest, &files, request, created_ns, progress, None);
-    assembled.map(|(built, _)| built)
-}
-
-/// As [`assemble`], but takes over the disk of `known` where that was laid out by the same rules from an equal tree. All of
-/// its chunks must be known to be in the store. Answers what was laid out, or taken over, too.
-pub(crate) fn assemble_known(
+    building: &Building<'_>,
     ingest: Ingest,
     files: &Files,
-    request: &BuildRequest,
-    created_ns: i64,
-    progress: &dyn Progress,
     known: Option<&LaidOut>,
 ) -> Result<(BuiltImage, LaidOut)> {
+    let Building { request, created_ns, progress, .. } = *building;
     progress.begin("laying out", 0);
     let tree = build_tree(&ingest, files)?;
     let is_same = |known: &&LaidOut| {

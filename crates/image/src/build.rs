@@ -14,7 +14,7 @@ use crate::{
 use silt_ext4::{Hierarchy, writer::Summary};
 use silt_store::{Compression, ImageRecord, Ingest, IngestCounts, Named, Store};
 use silt_tree::TreeChange;
-use silt_types::{Context as _, Error, ErrorKind, Name, Progress, Result, TreeId};
+use silt_types::{Context as _, DiskId, Error, ErrorKind, Name, Progress, Result, TreeId};
 use std::{
     io::Read,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -136,109 +136,110 @@ pub fn build(
     progress: &dyn Progress,
 ) -> Result<BuiltImage> {
     refuse_taken_name(store, &request.name, request.replace)?;
-    telling_changes(store, &request.name, || {
-        build_from(store, source, request, created_ns, progress)
-    })
+    let building = Building { store, request, created_ns, progress };
+    building.telling_changes(|| building.build_from(source))
 }
 
-/// Compares what was built with the image of that name that was there before.
-pub(crate) fn telling_changes(
-    store: &Store,
-    name: &Name,
-    build: impl FnOnce() -> Result<BuiltImage>,
-) -> Result<BuiltImage> {
-    let old = match store.find(&name.clone().into()) {
-        Ok(Named::Image(image)) => image.tree,
-        _ => None,
-    };
-    let built = build()?;
-    // The image is there, so what cannot be compared any more is not told, no more.
-    let changes =
-        old.zip(built.record.tree).and_then(|(old, new)| Changes::between(store, old, new).ok());
-    Ok(BuiltImage { changes, ..built })
+/// An image that is being built: what is asked for, and where it goes.
+#[derive(Clone, Copy)]
+pub(crate) struct Building<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) request: &'a BuildRequest,
+    pub(crate) created_ns: i64,
+    pub(crate) progress: &'a dyn Progress,
 }
 
-fn build_from(
-    store: &Store,
-    source: &Source,
-    request: &BuildRequest,
-    created_ns: i64,
-    progress: &dyn Progress,
-) -> Result<BuiltImage> {
-    let input = match source {
-        Source::Path(path) => match input::open(path)? {
-            Opened::Input(input) => input,
-            Opened::Directory => {
-                if request.format.is_some_and(|format| format != Format::Directory) {
-                    return Err(Error::invalid(format!("{source} is a folder")));
+/// What was read of a source of files, whose content is where it belongs.
+pub(crate) struct FilesRead {
+    /// Files have their lengths.
+    pub(crate) hierarchy: Hierarchy,
+    pub(crate) bytes_read: u64,
+    /// The configuration that came with them, in chunks.
+    pub(crate) config: Option<DiskId>,
+}
+
+impl Building<'_> {
+    /// Compares what was built with the image of that name that was there before.
+    pub(crate) fn telling_changes(
+        &self,
+        build: impl FnOnce() -> Result<BuiltImage>,
+    ) -> Result<BuiltImage> {
+        let old = match self.store.find(&self.request.name.clone().into()) {
+            Ok(Named::Image(image)) => image.tree,
+            _ => None,
+        };
+        let built = build()?;
+        // The image is there, so what cannot be compared any more is not told, no more.
+        let changes = old
+            .zip(built.record.tree)
+            .and_then(|(old, new)| Changes::between(self.store, old, new).ok());
+        Ok(BuiltImage { changes, ..built })
+    }
+
+    fn build_from(&self, source: &Source) -> Result<BuiltImage> {
+        let input = match source {
+            Source::Path(path) => match input::open(path)? {
+                Opened::Input(input) => input,
+                Opened::Directory => {
+                    if self.request.format.is_some_and(|format| format != Format::Directory) {
+                        return Err(Error::invalid(format!("{source} is a folder")));
+                    }
+                    return directory::build(self, path);
                 }
-                return directory::build(store, path, request, created_ns, progress);
+            },
+            Source::Stdin => input::stdin()?,
+            Source::OciLayout(..)
+            | Source::OciArchive(..)
+            | Source::DockerArchive(..)
+            | Source::Registry(_) => return oci::build(self, source),
+            Source::Stored(..) => {
+                let what = format!("{source}: the disk has to be opened first, see build_stored");
+                return Err(Error::new(ErrorKind::Unsupported, what));
             }
-        },
-        Source::Stdin => input::stdin()?,
-        Source::OciLayout(..)
-        | Source::OciArchive(..)
-        | Source::DockerArchive(..)
-        | Source::Registry(_) => {
-            return oci::build(store, source, request, created_ns, progress);
-        }
-        Source::Stored(..) => {
-            let what = format!("{source}: the disk has to be opened first, see build_stored");
-            return Err(Error::new(ErrorKind::Unsupported, what));
-        }
-    };
-    build_input(store, &input, request, created_ns, progress).context(|| input.name())
-}
-
-/// Builds from a file, a device or a pipe.
-fn build_input(
-    store: &Store,
-    input: &Input,
-    request: &BuildRequest,
-    created_ns: i64,
-    progress: &dyn Progress,
-) -> Result<BuiltImage> {
-    let bytes_read = AtomicU64::new(0);
-    let stream = input.stream(&bytes_read, progress);
-    progress.begin("reading", input.len_bytes.unwrap_or(0));
-    let (head, mut stream) = match Packed::of(&input.head) {
-        Some(packed) => peek(packed.unpack(stream)?),
-        None => peek(Box::new(stream) as Box<dyn Read>),
+        };
+        self.build_input(&input).context(|| input.name())
     }
-    .map_err(tar::unreadable)?;
-    let format = request.format.unwrap_or_else(|| Format::of(&head));
-    match (format, input.len_bytes) {
-        (Format::Directory, _) => Err(Error::invalid("it is no folder")),
-        (Format::Tar, _) => build_files(store, request, created_ns, progress, |sink, contents| {
-            let hierarchy = tar::read(stream, request.max_size_bytes, sink, contents)?;
-            Ok((hierarchy, bytes_read.load(Relaxed)))
-        }),
-        (Format::Raw | Format::Qcow2, Some(_)) if Packed::of(&input.head).is_none() => {
-            disk::build(store, input, format, request, created_ns, progress)
+
+    /// Builds from a file, a device or a pipe.
+    fn build_input(&self, input: &Input) -> Result<BuiltImage> {
+        let bytes_read = AtomicU64::new(0);
+        let stream = input.stream(&bytes_read, self.progress);
+        self.progress.begin("reading", input.len_bytes.unwrap_or(0));
+        let (head, mut stream) = match Packed::of(&input.head) {
+            Some(packed) => peek(packed.unpack(stream)?),
+            None => peek(Box::new(stream) as Box<dyn Read>),
         }
-        (Format::Raw | Format::Qcow2, _) => {
-            let name = input.name();
-            let mut stream = Limited { reader: &mut stream, left: request.max_size_bytes };
-            disk::build_stream(store, &mut stream, &name, format, request, created_ns, progress)
+        .map_err(tar::unreadable)?;
+        let format = self.request.format.unwrap_or_else(|| Format::of(&head));
+        match (format, input.len_bytes) {
+            (Format::Directory, _) => Err(Error::invalid("it is no folder")),
+            (Format::Tar, _) => self.build_files(|sink, contents| {
+                let hierarchy = tar::read(stream, self.request.max_size_bytes, sink, contents)?;
+                Ok(FilesRead { hierarchy, bytes_read: bytes_read.load(Relaxed), config: None })
+            }),
+            (Format::Raw | Format::Qcow2, Some(_)) if Packed::of(&input.head).is_none() => {
+                disk::build(self, input, format)
+            }
+            (Format::Raw | Format::Qcow2, _) => {
+                let left = self.request.max_size_bytes;
+                let mut stream = Limited { reader: &mut stream, left };
+                disk::build_stream(self, &mut stream, &input.name(), format)
+            }
         }
     }
-}
 
-/// Builds from files: `read` puts their content where it belongs, and answers the hierarchy and the bytes read.
-pub(crate) fn build_files(
-    store: &Store,
-    request: &BuildRequest,
-    created_ns: i64,
-    progress: &dyn Progress,
-    read: impl FnOnce(&Ingest, &ContentsWriter) -> Result<(Hierarchy, u64)>,
-) -> Result<BuiltImage> {
-    // The lease comes before the first look-up of a chunk.
-    let ingest = store.ingest(request.compression)?;
-    let contents = ContentsWriter::new(store.paths().root())?;
-    let (mut hierarchy, bytes_read) = read(&ingest, &contents)?;
-    let added = request.edits.apply(&mut hierarchy, &ingest, &contents)?;
-    let files = Files::new(hierarchy, contents, bytes_read + added)?;
-    assemble(ingest, files, request, created_ns, progress)
+    /// Builds from files that `read` puts where they belong.
+    pub(crate) fn build_files(
+        &self,
+        read: impl FnOnce(&Ingest, &ContentsWriter) -> Result<FilesRead>,
+    ) -> Result<BuiltImage> {
+        // The lease comes before the first look-up of a chunk.
+        let ingest = self.store.ingest(self.request.compression)?;
+        let contents = ContentsWriter::new(self.store.paths().root())?;
+        let read = read(&ingest, &contents)?;
+        let files = Files::edited(read, &self.request.edits, &ingest, contents)?;
+        assemble(self, ingest, &files, None).map(|(built, _)| built)
+    }
 }
 
 /// `AlreadyExists`, before any work is done, if an image cannot have a name; the publication checks again. With `replace`

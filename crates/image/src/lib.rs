@@ -6,6 +6,7 @@
 
 mod assemble;
 mod build;
+mod caches;
 mod config;
 mod contents;
 mod directory;

@@ -12,6 +12,7 @@
 
 use super::walk::{FileSeen, Stamp};
 use crate::{
+    caches::trim,
     contents::{Contents, ContentsWriter, Step},
     paths::for_each_path,
 };
@@ -242,7 +243,9 @@ impl FolderCache {
             laid_out,
         };
         draft.publish(&statement, &self.path())?;
-        prune(&self.dir)
+        remove_dead_drafts(&self.dir);
+        trim(&self.dir, SIZE_BYTES_MAX);
+        Ok(())
     }
 }
 
@@ -479,31 +482,14 @@ impl Drop for Draft {
     }
 }
 
-/// Removes drafts that nobody writes any more, and the oldest caches until the rest is small enough.
-fn prune(dir: &Path) -> Result<()> {
-    let failed = || format!("cannot list {}", dir.display());
-    let mut caches = Vec::new();
-    for entry in fs::read_dir(dir).context(failed)? {
-        let path = entry.context(failed)?.path();
-        if path.extension().is_some_and(|extension| extension == "draft") {
-            let is_dead = File::open(&path).is_ok_and(|draft| draft.try_lock().is_ok());
-            if is_dead {
-                let _ = fs::remove_file(&path);
-            }
-        } else if let Ok(about) = fs::metadata(&path) {
-            caches.push((about.modified().unwrap_or(UNIX_EPOCH), about.len(), path));
+/// Removes drafts that nobody writes any more.
+fn remove_dead_drafts(dir: &Path) {
+    let paths = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    for path in paths.filter(|path| path.extension().is_some_and(|kind| kind == "draft")) {
+        if File::open(&path).is_ok_and(|draft| draft.try_lock().is_ok()) {
+            let _ = fs::remove_file(&path);
         }
     }
-    let mut total: u64 = caches.iter().map(|(_, len, _)| len).sum();
-    caches.sort_unstable();
-    for (_, len, path) in caches {
-        if total <= SIZE_BYTES_MAX {
-            break;
-        }
-        let _ = fs::remove_file(&path);
-        total -= len;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -565,7 +551,8 @@ mod tests {
         }
         fs::write(path("dead.draft"), "half").unwrap();
         let alive = Draft::create(&path("alive")).unwrap();
-        prune(dir.path()).unwrap();
+        remove_dead_drafts(dir.path());
+        trim(dir.path(), SIZE_BYTES_MAX);
         let left = |name: &str| path(name).exists();
         assert!(!left("oldest") && left("older") && left("new") && !left("dead.draft"));
         assert!(alive.path.exists());

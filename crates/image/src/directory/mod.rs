@@ -10,26 +10,20 @@ mod read;
 mod walk;
 
 use crate::{
-    assemble::{self, Files},
-    build::{BuildRequest, BuiltImage},
+    assemble::{Files, assemble},
+    build::{Building, BuiltImage},
     contents::ContentsWriter,
 };
 use beneath::Root;
 use cache::{FolderCache, Known};
 use problems::Problems;
-use silt_store::Store;
-use silt_types::{Progress, Result};
+use silt_types::Result;
 use std::path::Path;
 
 /// Builds an image from the folder `dir`. Files that the rebuild cache knows are not read, unless the request is paranoid.
 /// `Io`, naming up to twenty of them, if entries cannot be read or change meanwhile.
-pub(crate) fn build(
-    store: &Store,
-    dir: &Path,
-    request: &BuildRequest,
-    created_ns: i64,
-    progress: &dyn Progress,
-) -> Result<BuiltImage> {
+pub(crate) fn build(building: &Building<'_>, dir: &Path) -> Result<BuiltImage> {
+    let Building { store, request, progress, .. } = *building;
     let root = Root::open(dir)?;
     let cache = FolderCache::of(store, dir, &root);
     let problems = Problems::new(dir);
@@ -47,17 +41,13 @@ pub(crate) fn build(
         }
     }
     progress.begin("reading", walked.bytes);
-    let (mut hierarchy, bytes_read) =
-        read::read_files(&root, walked, &known, &contents, &ingest, &problems, progress)?;
+    let read = read::read_files(&root, walked, &known, &contents, &ingest, &problems, progress)?;
     problems.check()?;
-    let added = request.edits.apply(&mut hierarchy, &ingest, &contents)?;
-    let files = Files::new(hierarchy, contents, bytes_read + added)?;
-    let Some(cache) = cache else {
-        return assemble::assemble(ingest, files, request, created_ns, progress);
-    };
-    let draft = cache.draft(&mut known, &files.contents);
-    let (built, laid_out) =
-        assemble::assemble_known(ingest, &files, request, created_ns, progress, known.laid_out())?;
-    cache.keep(draft, &known, &files.contents, laid_out, removals, store);
+    let files = Files::edited(read, &request.edits, &ingest, contents)?;
+    let draft = cache.as_ref().and_then(|cache| cache.draft(&mut known, &files.contents));
+    let (built, laid_out) = assemble(building, ingest, &files, known.laid_out())?;
+    if let Some(cache) = cache {
+        cache.keep(draft, &known, &files.contents, laid_out, removals, store);
+    }
     Ok(built)
 }

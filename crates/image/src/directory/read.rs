@@ -6,7 +6,10 @@ use super::{
     problems::Problems,
     walk::{FileSeen, Stamp, Walked},
 };
-use crate::contents::{ContentsWriter, Step, nonzero_blocks};
+use crate::{
+    build::FilesRead,
+    contents::{ContentsWriter, Step, nonzero_blocks},
+};
 use rustix::{
     fd::OwnedFd,
     fs::{SeekFrom, fstat, seek},
@@ -58,8 +61,7 @@ struct Queue<'a> {
     rest: Option<Piece>,
 }
 
-/// Reads every file that `walked` has and that is not known, and lays down in `contents` which chunks each consists of. Answers
-/// the hierarchy and the bytes read.
+/// Reads every file that `walked` has and that is not known, and lays down in `contents` which chunks each consists of.
 pub(crate) fn read_files(
     root: &Root,
     walked: Walked,
@@ -68,7 +70,7 @@ pub(crate) fn read_files(
     sink: &dyn ChunkSink,
     problems: &Problems,
     progress: &dyn Progress,
-) -> Result<(Hierarchy, u64)> {
+) -> Result<FilesRead> {
     // By entry: neighbours on disk and in the hierarchy become neighbours in packs.
     let Walked { hierarchy, files, .. } = walked;
     let reader = Reader {
@@ -90,7 +92,7 @@ pub(crate) fn read_files(
     if let Some(error) = reader.failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Err(error);
     }
-    Ok((hierarchy, bytes_read))
+    Ok(FilesRead { hierarchy, bytes_read, config: None })
 }
 
 impl Reader<'_> {

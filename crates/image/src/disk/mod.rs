@@ -12,8 +12,9 @@ mod stored;
 
 use crate::{
     assemble::{self, Files},
-    build::{BuildRequest, BuiltImage, build_files, telling_changes},
+    build::{BuildRequest, Building, BuiltImage},
     contents::ContentsWriter,
+    edits::Edits,
     input::Input,
     source::Format,
 };
@@ -28,35 +29,26 @@ use stored::Stored;
 pub const READ_CACHE_BYTES: u64 = 32 << 20;
 
 /// Builds an image from the disk in a file or on a block device. `Io`, naming it, if it cannot be read or changes meanwhile.
-pub(crate) fn build(
-    store: &Store,
-    input: &Input,
-    format: Format,
-    request: &BuildRequest,
-    created_ns: i64,
-    progress: &dyn Progress,
-) -> Result<BuiltImage> {
-    refuse_changes(request)?;
+pub(crate) fn build(building: &Building<'_>, input: &Input, format: Format) -> Result<BuiltImage> {
+    refuse_changes(building.request)?;
     let file = input.file.try_clone().context(|| "cannot open it again".into())?;
     let disk = RawDisk::new(file, input.name())?;
-    build_file(store, &disk, &input.path, format, request, created_ns, progress)
+    build_file(building, &disk, &input.path, format)
 }
 
 /// Builds an image from a disk that comes as a stream, which is kept in an unnamed file in the store's folder first.
 pub(crate) fn build_stream(
-    store: &Store,
+    building: &Building<'_>,
     stream: &mut dyn Read,
     name: &str,
     format: Format,
-    request: &BuildRequest,
-    created_ns: i64,
-    progress: &dyn Progress,
 ) -> Result<BuiltImage> {
-    refuse_changes(request)?;
+    refuse_changes(building.request)?;
+    let Building { store, progress, .. } = *building;
     progress.begin("receiving", 0);
     let file = spool::spool(stream, name, store.paths().root(), progress)?;
     let disk = RawDisk::new(file, name.to_owned())?;
-    build_file(store, &disk, Path::new(name), format, request, created_ns, progress)
+    build_file(building, &disk, Path::new(name), format)
 }
 
 /// Builds an image from the files below a folder of a disk of the store, which nobody writes meanwhile: they keep their
@@ -71,14 +63,15 @@ pub fn build_stored(
     created_ns: i64,
     progress: &dyn Progress,
 ) -> Result<BuiltImage> {
+    let building = Building { store, request, created_ns, progress };
     let mut notes = Vec::new();
-    let built = telling_changes(store, &request.name, || {
-        build_files(store, request, created_ns, progress, |ingest, contents| {
-            let Stored { hierarchy, bytes_read, reused, note } =
+    let built = building.telling_changes(|| {
+        building.build_files(|ingest, contents| {
+            let Stored { read, reused, note } =
                 stored::read(store, disk, folder, ingest, contents, progress)?;
             ingest.count_known(reused.chunks, reused.bytes);
             notes.extend(note);
-            Ok((hierarchy, bytes_read))
+            Ok(read)
         })
     })?;
     Ok(BuiltImage { notes, ..built })
@@ -97,14 +90,12 @@ fn refuse_changes(request: &BuildRequest) -> Result<()> {
 }
 
 fn build_file(
-    store: &Store,
+    building: &Building<'_>,
     file: &RawDisk,
     path: &Path,
     format: Format,
-    request: &BuildRequest,
-    created_ns: i64,
-    progress: &dyn Progress,
 ) -> Result<BuiltImage> {
+    let Building { store, request, created_ns, progress } = *building;
     let ingest = store.ingest(request.compression)?;
     let (disk, bytes_read, lost) = match format {
         Format::Qcow2 => {
@@ -173,9 +164,9 @@ fn tree_of(
         size_bytes: disk.size_bytes,
     })?;
     let contents = ContentsWriter::new(store.paths().root())?;
-    let Stored { hierarchy, bytes_read, note, .. } =
+    let Stored { read, note, .. } =
         stored::read(store, &volume, Path::new("/"), ingest, &contents, progress)?;
-    let files = Files::new(hierarchy, contents, bytes_read)?;
+    let files = Files::edited(read, &Edits::default(), ingest, contents)?;
     let tree = assemble::build_tree(ingest, &files).context(|| "cannot make a tree".into())?;
     Ok((tree, note))
 }

@@ -3,7 +3,10 @@
 //! Where all blocks that a file has in a 64 KiB step lie in one chunk just as the step has them, and that chunk ends where
 //! the step does, it is the step's. Everything else is read and put, and names itself.
 
-use crate::contents::{ContentsWriter, Step, nonzero_blocks};
+use crate::{
+    build::FilesRead,
+    contents::{ContentsWriter, Step, nonzero_blocks},
+};
 use silt_ext4::{
     EntryId, EntryKind, Hierarchy,
     reader::{DiskRead, Ext4, Inode, InodeKind, ReadHierarchy},
@@ -38,9 +41,7 @@ const LOST_AND_FOUND_INODE: u32 = 11;
 
 /// Files of a stored disk.
 pub(super) struct Stored {
-    /// Files have their lengths; of their content the contents know.
-    pub(super) hierarchy: Hierarchy,
-    pub(super) bytes_read: u64,
+    pub(super) read: FilesRead,
     /// Chunks that are used as they are.
     pub(super) reused: Reused,
     /// What a person should know of the choice of the file system.
@@ -95,7 +96,8 @@ pub(super) fn read(
         contents,
     };
     let (reused, bytes_read) = finder.find_all(progress)?;
-    Ok(Stored { hierarchy: read.hierarchy, bytes_read, reused, note })
+    let read = FilesRead { hierarchy: read.hierarchy, bytes_read, config: None };
+    Ok(Stored { read, reused, note })
 }
 
 /// Files that are not empty.

@@ -20,7 +20,6 @@ use std::{
     ops::Range,
     os::unix::fs::FileExt as _,
     path::Path,
-    sync::atomic::AtomicBool,
 };
 
 /// Members of an archive of images: a manifest, and two for each layer.
@@ -88,10 +87,6 @@ impl Archive {
 impl Blobs for Archive {
     fn document(&self, wanted: &Descriptor) -> Result<Box<dyn Read + '_>> {
         Ok(Box::new(self.blob(&wanted.digest)?))
-    }
-
-    fn fetch(&self, _: &Descriptor, _: &AtomicBool, _: &dyn Progress) -> Result<()> {
-        Ok(())
     }
 
     fn layer<'a>(

@@ -19,9 +19,11 @@ pub(super) trait Blobs: Sync {
     /// Opens a manifest, an index or a configuration. `NotFound` if there is none, naming it.
     fn document(&self, wanted: &Descriptor) -> Result<Box<dyn Read + '_>>;
 
-    /// Brings a layer to where [`Blobs::layer`] reads it; ends early once `stop` is set. Several threads fetch different
-    /// layers at once.
-    fn fetch(&self, layer: &Descriptor, stop: &AtomicBool, progress: &dyn Progress) -> Result<()>;
+    /// Brings a layer to where [`Blobs::layer`] reads it, if it is not there; ends early once `stop` is set. Several threads
+    /// fetch different layers at once.
+    fn fetch(&self, _: &Descriptor, _stop: &AtomicBool, _: &dyn Progress) -> Result<()> {
+        Ok(())
+    }
 
     /// Opens a layer that was fetched. Between the two all of it counts as progress once.
     fn layer<'a>(
@@ -89,10 +91,6 @@ impl LayoutFolder {
 impl Blobs for LayoutFolder {
     fn document(&self, wanted: &Descriptor) -> Result<Box<dyn Read + '_>> {
         Ok(Box::new(self.open(&wanted.digest)?))
-    }
-
-    fn fetch(&self, _: &Descriptor, _: &AtomicBool, _: &dyn Progress) -> Result<()> {
-        Ok(())
     }
 
     fn layer<'a>(

@@ -13,7 +13,7 @@ use silt_store::{Ingest, StorePaths};
 use silt_sys::durability;
 use silt_types::{Context as _, Error, Result};
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, BufReader, Read, Seek as _, SeekFrom, Write as _},
     os::unix::fs::FileExt as _,
     path::Path,
@@ -50,27 +50,6 @@ pub(super) struct LayerFile {
 pub(super) fn make_folder(paths: &StorePaths, folder: &Path) -> Result<()> {
     durability::create_dir(&paths.caches())?;
     durability::create_dir(folder).map(drop)
-}
-
-/// Deletes the longest unused files of a folder until no more than `bytes_max` are left. What cannot be deleted stays.
-pub(super) fn trim(folder: &Path, bytes_max: u64) {
-    let listed = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut files: Vec<_> = listed
-        .filter_map(|entry| {
-            let metadata = entry.metadata().ok()?;
-            Some((metadata.modified().ok()?, metadata.len(), entry.path()))
-        })
-        .collect();
-    files.sort();
-    let mut total: u64 = files.iter().map(|(_, len, _)| len).sum();
-    for (_, len, path) in files {
-        if total <= bytes_max {
-            return;
-        }
-        if fs::remove_file(path).is_ok() {
-            total -= len;
-        }
-    }
 }
 
 impl LayerWriter {

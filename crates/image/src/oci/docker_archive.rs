@@ -13,7 +13,7 @@ use super::{
 use crate::stream::{Packed, peek};
 use serde::Deserialize;
 use silt_types::{Context as _, Error, ErrorKind, Progress, Result};
-use std::{collections::HashMap, io::Read, ops::Range, path::Path, sync::atomic::AtomicBool};
+use std::{collections::HashMap, io::Read, ops::Range, path::Path};
 
 /// An archive of docker, and where in it the layers of the image lie.
 pub(super) struct DockerArchive {
@@ -65,10 +65,6 @@ impl DockerArchive {
 impl Blobs for DockerArchive {
     fn document(&self, wanted: &Descriptor) -> Result<Box<dyn Read + '_>> {
         Err(Error::internal(format!("{} was asked for of an archive of docker", wanted.digest)))
-    }
-
-    fn fetch(&self, _: &Descriptor, _: &AtomicBool, _: &dyn Progress) -> Result<()> {
-        Ok(())
     }
 
     fn layer<'a>(

@@ -21,10 +21,9 @@ mod tests;
 pub use registry::RegistryAccess;
 
 use crate::{
-    assemble::{Files, assemble},
-    build::{BuildRequest, BuiltImage},
+    build::{BuildRequest, Building, BuiltImage, FilesRead},
+    caches::trim,
     config::put_config,
-    contents::ContentsWriter,
     source::Source,
 };
 use archive::Archive;
@@ -37,50 +36,31 @@ use registry::Registry;
 use resolve::{Resolved, resolve, resolve_document, with_tag};
 use serde::Deserialize;
 use silt_store::Store;
-use silt_types::{Context as _, Error, ErrorKind, Progress, Result};
+use silt_types::{Context as _, Error, ErrorKind, Result};
 
 /// Builds from a container image. Beside what [`crate::build()`] says: `Corrupt`, naming the digest, for a blob that is not
 /// what it is called; `NotFound`, with a list, if there is none of that tag or platform; `Unsupported` for layers that
 /// are encrypted or kept elsewhere.
-pub(crate) fn build(
-    store: &Store,
-    source: &Source,
-    request: &BuildRequest,
-    created_ns: i64,
-    progress: &dyn Progress,
-) -> Result<BuiltImage> {
-    build_image(store, source, request, created_ns, progress).context(|| source.to_string())
+pub(crate) fn build(building: &Building<'_>, source: &Source) -> Result<BuiltImage> {
+    build_image(building, source).context(|| source.to_string())
 }
 
-fn build_image(
-    store: &Store,
-    source: &Source,
-    request: &BuildRequest,
-    created_ns: i64,
-    progress: &dyn Progress,
-) -> Result<BuiltImage> {
+fn build_image(building: &Building<'_>, source: &Source) -> Result<BuiltImage> {
+    let Building { store, request, progress, .. } = *building;
     let platform = Platform::parse(request.platform.as_deref())?;
     let (blobs, resolved) = open(store, source, request, &platform)?;
     resolved.layers.iter().try_for_each(|layer| check_layer_type(&layer.blob))?;
     let folder = store.paths().layer_caches();
     cache::make_folder(store.paths(), &folder)?;
-    let ingest = store.ingest(request.compression)?;
-    let contents = ContentsWriter::new(store.paths().root())?;
-    let reading = Reading {
-        blobs: &*blobs,
-        folder: &folder,
-        ingest: &ingest,
-        contents: &contents,
-        progress,
-        len_bytes_max: request.max_size_bytes,
-    };
-    let (mut hierarchy, bytes_read) = reading.read(&resolved.layers)?;
-    let added = request.edits.apply(&mut hierarchy, &ingest, &contents)?;
-    let mut files = Files::new(hierarchy, contents, bytes_read + added)?;
-    files.config = Some(put_config(&ingest, &resolved.config_json)?);
-    let built = assemble(ingest, files, request, created_ns, progress)?;
+    let built = building.build_files(|ingest, contents| {
+        let (blobs, folder, len_bytes_max) = (&*blobs, &*folder, request.max_size_bytes);
+        let reading = Reading { blobs, folder, ingest, contents, progress, len_bytes_max };
+        let (hierarchy, bytes_read) = reading.read(&resolved.layers)?;
+        let config = Some(put_config(ingest, &resolved.config_json)?);
+        Ok(FilesRead { hierarchy, bytes_read, config })
+    })?;
     blobs.forget();
-    cache::trim(&folder, cache::LAYERS_SIZE_BYTES_MAX);
+    trim(&folder, cache::LAYERS_SIZE_BYTES_MAX);
     Ok(built)
 }
 

@@ -83,7 +83,8 @@ fn build_within(layers: &[Layer], max_size_bytes: u64) -> Result<TreeId> {
     let source = Source::OciLayout(dir.path().into(), None);
     let mut trees = ["read", "known"].into_iter().map(|name| {
         let request = BuildRequest { max_size_bytes, ..BuildRequest::new(name.parse().unwrap()) };
-        build(&store, &source, &request, 0, &NoProgress)
+        let (store, request) = (&store, &request);
+        build(&Building { store, request, created_ns: 0, progress: &NoProgress }, &source)
     });
     let read = trees.next().unwrap()?;
     let known = trees.next().unwrap().unwrap();

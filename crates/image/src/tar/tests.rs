@@ -1,7 +1,7 @@
 //! Archives made by hand: what no tar program writes, but a stranger may.
 
 use super::{read, read_as_archive as parse};
-use crate::contents::ContentsWriter;
+use crate::{assemble::Files, build::FilesRead, contents::ContentsWriter, edits::Edits};
 use silt_ext4::{EntryId, EntryKind, Hierarchy};
 use silt_store::MemoryChunks;
 use silt_types::{BlockRange, ErrorKind, Result};
@@ -68,7 +68,9 @@ fn read_within(archive: impl Read, len_bytes_max: u64) -> Result<Hierarchy> {
     let dir = tempfile::tempdir().unwrap();
     let contents = ContentsWriter::new(dir.path()).unwrap();
     let hierarchy = read(archive, len_bytes_max, &MemoryChunks::new(), &contents)?;
-    Ok(crate::assemble::Files::new(hierarchy, contents, 0).unwrap().hierarchy)
+    let read = FilesRead { hierarchy, bytes_read: 0, config: None };
+    let files = Files::edited(read, &Edits::default(), &MemoryChunks::new(), contents);
+    Ok(files.unwrap().hierarchy)
 }
 
 fn read_all(archive: &[u8]) -> Result<Hierarchy> {

@@ -6,12 +6,12 @@
 
 use super::{
     super::{
-        cache::trim,
         digest::{Digest, Hasher},
         documents::Descriptor,
     },
     client::{Client, Failure},
 };
+use crate::caches::trim;
 use silt_sys::durability::FILE_MODE;
 use silt_types::{Context as _, Error, ErrorKind, Progress, Result};
 use std::{
