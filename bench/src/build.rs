@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::side::{
-    Took, disk_usage, json, median_run, number, program, remove, settle, silt, timed,
+    Took, disk_usage, json, median_run, noise, number, program, remove, settle, silt, timed,
 };
 use crate::table::Table;
 use crate::{Bench, Result, trees};
@@ -92,6 +92,32 @@ pub fn compression_levels(bench: &Bench) -> Result<Vec<Table>> {
         table.beside("  processor", (took.processor, "s"), "", theirs.processor, "");
         table.alone("  store on disk", size as f64 / 1e6, "MB", "");
         table.alone("  peak resident", took.resident_mib, "MiB", "");
+    }
+    remove(&room)?;
+    Ok(vec![table])
+}
+
+/// What compression costs where there is nothing to be had.
+pub fn incompressible(bench: &Bench) -> Result<Vec<Table>> {
+    let room = bench.room("noise")?;
+    let (store, tree) = (room.join("store"), room.join("tree"));
+    std::fs::create_dir(&tree)?;
+    noise(&tree.join("noise"), 1)?;
+    let codecs = ["none", "lz4", "zstd"];
+    let mut runs = [const { Vec::<Took>::new() }; 3];
+    for _ in 0..bench.runs {
+        for (codec, runs) in codecs.iter().zip(&mut runs) {
+            remove(&store)?;
+            settle()?;
+            runs.push(timed(&build(bench, &store, &tree, Some(codec)), None)?);
+        }
+    }
+    let [none, lz4, zstd] = runs.map(median_run);
+    let mut table =
+        Table::new("Build of 1 GiB of noise by compression, medians in turn, warm cache");
+    for (codec, took) in [("lz4", lz4), ("zstd", zstd)] {
+        table.beside(codec, (took.seconds, "s"), "none", none.seconds, "");
+        table.beside("  processor time", (took.processor, "s"), "", none.processor, "");
     }
     remove(&room)?;
     Ok(vec![table])

@@ -40,11 +40,12 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 /// A section measures and returns its tables.
 type Section = fn(&Bench) -> Result<Vec<table::Table>>;
 
-const SECTIONS: [(&str, Section); 19] = [
+const SECTIONS: [(&str, Section); 20] = [
     ("build", build::against_mke2fs),
     ("rebuild", rebuild::run),
     ("sources", sources::run),
     ("compression", build::compression_levels),
+    ("noise", build::incompressible),
     ("codecs", codecs::run),
     ("dedup", dedup::run),
     ("smallfiles", smallfiles::run),

@@ -1,7 +1,7 @@
 //! Running and timing programs, ours and peers, and the folders they leave.
 
 use std::ffi::OsStr;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -78,6 +78,26 @@ pub fn timed_output(command: &Command, image: Option<&Path>) -> Result<(Took, St
         return Err(format!("/usr/bin/time said {said:?}").into());
     };
     Ok((Took { seconds, processor: user + system, resident_mib: kib / 1024.0 }, printed))
+}
+
+/// A file with 1 GiB that does not compress, a MiB in every `stride` of them; the rest are holes.
+pub fn noise(path: &Path, stride: u64) -> Result<()> {
+    let file = std::fs::File::create(path)?;
+    file.set_len(stride << 30)?;
+    let mut state = 1_u64;
+    for mib in 0..1024 {
+        let words = std::iter::repeat_with(|| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()
+        });
+        file.write_all_at(
+            &words.take(1 << 17).flatten().collect::<Vec<u8>>(),
+            (mib * stride) << 20,
+        )?;
+    }
+    Ok(())
 }
 
 /// Writes out what earlier steps left dirty, so that nobody's fsync pays for another's writes.

@@ -1,12 +1,13 @@
 //! Sources other than folders beside what people do today: a tar beside `tar x` and `mke2fs -d`; a raw disk beside
 //! `casync make` and `restic backup`; a disk that is nearly all hole; and what raw disks share with built images.
 
-use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::Command;
 
 use crate::build::mke2fs;
-use crate::side::{Took, json, median_run, number, output, program, remove, settle, silt, timed};
+use crate::side::{
+    Took, json, median_run, noise, number, output, program, remove, settle, silt, timed,
+};
 use crate::table::Table;
 use crate::{Bench, Result, trees};
 
@@ -77,25 +78,10 @@ fn raw(bench: &Bench) -> Result<Table> {
 
 /// 100 GiB with 1 GiB of data, beside 1 GiB.
 fn sparse(bench: &Bench) -> Result<Table> {
-    const GIB: u64 = 1 << 30;
     let (room, mut runs) = (bench.room("sources-sparse")?, [const { Vec::<Took>::new() }; 2]);
     let (store, raws) = (room.join("store"), ["dense.img", "sparse.img"].map(|n| room.join(n)));
     for (raw, stride) in raws.iter().zip([1, 100]) {
-        let file = std::fs::File::create(raw)?;
-        file.set_len(GIB * stride)?;
-        let mut state = 1_u64;
-        for mib in 0..1024 {
-            let noise: Vec<u8> = std::iter::repeat_with(|| {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                state.to_le_bytes()
-            })
-            .take(1 << 17)
-            .flatten()
-            .collect();
-            file.write_all_at(&noise, (mib * stride) << 20)?;
-        }
+        noise(raw, stride)?;
     }
     for _ in 0..bench.runs {
         for (raw, runs) in raws.iter().zip(&mut runs) {
