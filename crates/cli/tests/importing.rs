@@ -2,7 +2,7 @@
 //! comes out again.
 
 use crate::{
-    silt::{Ran, Silt, is_root, pseudo_random},
+    silt::{Ran, Silt, is_root, judge, pseudo_random},
     space::Small,
 };
 use serde_json::Value;
@@ -482,10 +482,14 @@ fn root_tmpfs_an_import_without_space_is_said_and_leaves_a_store_that_works() {
         return;
     }
     let silt = Silt::new();
-    mke2fs(&tree(&silt), &silt.path("disk.img"), &["-b", "4096"], "16M");
+    let dir = tree(&silt);
+    mke2fs(&dir, &silt.path("disk.img"), &["-b", "4096"], "16M");
+    let tar = silt.path("files.tar");
+    judge("tar", &["-C".as_ref(), dir.as_os_str(), "-cf".as_ref(), tar.as_os_str(), ".".as_ref()]);
     for kib in [60, 120, 300, 500, 800, 1000] {
         let small = Small::mount(&silt, kib);
         silt.fails(8, &["build", "disk.img", "image"]);
+        silt.fails(8, &["build", "files.tar", "image"]);
         let mut streamed = silt.command(&["build", "-", "image", "--from", "raw"]);
         let ran = Ran::of(streamed.stdin(File::open(silt.path("disk.img")).unwrap()));
         assert_eq!(ran.status.code(), Some(8), "{kib} KiB: {ran:?}");

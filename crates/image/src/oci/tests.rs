@@ -250,3 +250,36 @@ fn no_changed_byte_of_a_document_makes_a_reader_panic() {
     }
     read_as_any_document(&[b'['; 100_000]);
 }
+
+/// A few hundred kilobytes of blob, which come to gigabytes: holes, unless that is more than is allowed.
+#[test]
+fn a_layer_of_five_gibibytes_of_zeros_is_a_hole_and_no_more_than_is_allowed() {
+    const LEN: u64 = 5 << 30;
+    let mut header = Header::new_gnu();
+    header.set_path("zeros").unwrap();
+    header.set_mode(0o644);
+    (header.set_uid(0), header.set_gid(0), header.set_mtime(0), header.set_size(LEN));
+    header.set_cksum();
+    let mut hasher = Digest::of(b"").hasher();
+    let mut packed = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+    let mut put = |bytes: &[u8]| {
+        hasher.update(bytes);
+        packed.write_all(bytes).unwrap();
+    };
+    put(header.as_bytes());
+    let zeros = vec![0; 1 << 20];
+    (0..LEN >> 20).for_each(|_| put(&zeros));
+    put(&[0; 1024]);
+    let zeros = Layer {
+        tar: Vec::new(),
+        packed: Some(packed.finish().unwrap()),
+        diff_id: Some(Digest::parse(&hasher.finish()).unwrap()),
+    };
+    header.set_entry_type(EntryType::GNUSparse);
+    header.set_size(0);
+    header.as_gnu_mut().unwrap().set_real_size(LEN);
+    header.set_cksum();
+    let hole = Layer { tar: header.as_bytes().to_vec(), ..layer() };
+    assert_eq!(tree(std::slice::from_ref(&zeros)), tree(&[hole]));
+    refused(&[zeros], ErrorKind::Invalid, "allowed");
+}
