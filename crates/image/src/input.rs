@@ -1,12 +1,12 @@
 //! A file, device or pipe that is a source: opened once, and looked at to tell what it is.
 
-use crate::stream::{HEAD_LEN, peek};
+use crate::stream::peek;
 use rustix::fs::{FileType, Mode, OFlags, SeekFrom, fstat, seek};
 use silt_types::{Context as _, Error, Progress, Result};
 use std::{
     fs::File,
     io::{self, Cursor, IsTerminal as _, Read},
-    os::{fd::AsFd as _, unix::fs::FileExt as _},
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
@@ -79,14 +79,15 @@ impl Input {
 
     /// Learns its length and how it begins.
     fn look(&mut self, kind: FileType) -> io::Result<()> {
-        if matches!(kind, FileType::RegularFile | FileType::BlockDevice) {
+        let again = matches!(kind, FileType::RegularFile | FileType::BlockDevice);
+        if again {
             self.len_bytes = Some(seek(&self.file, SeekFrom::End(0))?);
             seek(&self.file, SeekFrom::Start(0))?;
-            self.head = vec![0; HEAD_LEN];
-            let len = read_up_to(&self.file, &mut self.head)?;
-            self.head.truncate(len);
+        }
+        (self.head, _) = peek(&self.file)?;
+        if again {
+            seek(&self.file, SeekFrom::Start(0))?;
         } else {
-            (self.head, _) = peek(&self.file)?;
             self.taken = self.head.clone();
         }
         Ok(())
@@ -100,19 +101,6 @@ impl Input {
     ) -> impl Read + 'a {
         Counted { reader: Cursor::new(&self.taken[..]).chain(&self.file), counts, progress }
     }
-}
-
-fn read_up_to(file: &File, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match file.read_at(&mut buffer[filled..], filled as u64) {
-            Ok(0) => break,
-            Ok(len) => filled += len,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }
 
 /// Counts what passes, and shows it.

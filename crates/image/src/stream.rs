@@ -62,6 +62,20 @@ pub(crate) fn peek<R: Read>(mut reader: R) -> io::Result<(Vec<u8>, Peeked<R>)> {
     Ok((head.clone(), Cursor::new(head).chain(reader)))
 }
 
+/// Reads until the buffer is full or the stream ends. Answers the bytes read.
+pub(crate) fn fill(reader: &mut (impl Read + ?Sized), buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match reader.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(len) => filled += len,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
 /// A stream that may not go on for ever: more bytes than are left are an error.
 pub(crate) struct Limited<R> {
     pub(crate) reader: R,

@@ -1,14 +1,10 @@
 //! A stream becomes a file that can be read at any place: unnamed, so that nothing of it is ever left, and sparse.
 
+use crate::stream::fill;
 use silt_types::{
     CHUNK_SIZE_BYTES_MAX, Context as _, DISK_SIZE_BYTES_MAX, Error, Progress, Result, is_zero,
 };
-use std::{
-    fs::File,
-    io::{self, Read},
-    os::unix::fs::FileExt as _,
-    path::Path,
-};
+use std::{fs::File, io::Read, os::unix::fs::FileExt as _, path::Path};
 
 /// Bytes asked for at a time; zeros are left out in pieces of a chunk.
 const READ_SIZE_BYTES: usize = 1 << 20;
@@ -42,18 +38,4 @@ pub(super) fn spool(
             return Ok(file);
         }
     }
-}
-
-/// Reads until the buffer is full or the stream ends. Answers the bytes read.
-fn fill(stream: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match stream.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(len) => filled += len,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }

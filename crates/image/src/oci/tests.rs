@@ -258,7 +258,10 @@ fn a_layer_of_five_gibibytes_of_zeros_is_a_hole_and_no_more_than_is_allowed() {
     let mut header = Header::new_gnu();
     header.set_path("zeros").unwrap();
     header.set_mode(0o644);
-    (header.set_uid(0), header.set_gid(0), header.set_mtime(0), header.set_size(LEN));
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_size(LEN);
     header.set_cksum();
     let mut hasher = Digest::of(b"").hasher();
     let mut packed = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();

@@ -11,6 +11,7 @@ use super::{
     pax::Pax,
     sparse::{RUNS_MAX, SparseMap, read_map},
 };
+use crate::stream::fill;
 use silt_ext4::{Metadata, Timestamp};
 use silt_types::{Context as _, Error, ErrorKind, Result};
 use std::{
@@ -411,15 +412,7 @@ impl<R: Read> Input<R> {
 
     /// Fills the buffer as far as the stream goes.
     fn fill(&mut self, buffer: &mut [u8]) -> Result<usize> {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match self.reader.read(&mut buffer[filled..]) {
-                Ok(0) => break,
-                Ok(len) => filled += len,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(unreadable(error)),
-            }
-        }
+        let filled = fill(&mut self.reader, buffer).map_err(unreadable)?;
         self.position += filled as u64;
         if self.position > self.len_bytes_max {
             let allowed = silt_types::format_size(self.len_bytes_max);
