@@ -57,6 +57,7 @@ pub(crate) enum Command {
     State(commands::state::Args),
     Metrics(commands::metrics::Args),
     Mount(commands::mount::Args),
+    Gc(commands::gc::Args),
     Verify(commands::verify::Args),
     Completions(commands::completions::Args),
     Man(commands::man::Args),

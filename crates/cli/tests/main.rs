@@ -5,6 +5,7 @@
 
 mod archives;
 mod building;
+mod collecting;
 mod commands;
 mod confining;
 mod containers;

@@ -45,7 +45,9 @@ impl Engine {
     pub fn clone_disk(&self, request: &CloneRequest) -> Result<Vec<VolumeRecord>> {
         request.check()?;
         match self.find(&request.source)? {
-            Named::Image(image) => {
+            Named::Image(image) => self.store.change("cannot publish the volume", |change| {
+                // A disk whose only name went meanwhile is kept by nothing.
+                let image = change.image(&image.name)?;
                 let beginning = Beginning {
                     base: image.disk,
                     size_bytes: image.disk.size_bytes,
@@ -54,10 +56,8 @@ impl Engine {
                     head: None,
                     volume: None,
                 };
-                self.store.change("cannot publish the volume", |change| {
-                    publish(change, request, &beginning)
-                })
-            }
+                publish(change, request, &beginning)
+            }),
             Named::Snapshot(snapshot) => self.store.change("cannot publish the volume", |change| {
                 // Its oldest deltas may have become a part of its base since it was found.
                 let snapshot = change.snapshot(snapshot.id)?;

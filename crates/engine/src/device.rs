@@ -3,7 +3,7 @@
 use crate::engine::Engine;
 use silt_ext4::reader::DiskRead;
 use silt_format::VolumeHeader;
-use silt_store::{FrozenDelta, Named, SnapshotRecord, VolumeRecord};
+use silt_store::{FrozenDelta, Lease, Named, SnapshotRecord, VolumeRecord};
 use silt_types::{Context as _, DeltaId, DiskId, DiskName, Error, ErrorKind, Result};
 use silt_volume::{
     BlockDevice, Delta, Volume, VolumeLock, VolumeParts, read_volume_header, write_volume_header,
@@ -23,18 +23,21 @@ pub(crate) struct OpenDisk {
 impl Engine {
     /// Opens a disk to read: shared with other readers, `Busy` while somebody writes it.
     pub(crate) fn open_to_read(&self, name: &DiskName) -> Result<OpenDisk> {
-        self.while_deltas_are_sealed(|| match self.find(name)? {
-            Named::Image(image) => self.open_sealed(image.disk, None),
-            Named::Snapshot(snapshot) => self.open_snapshot(&snapshot),
-            Named::Volume(record) => {
-                let folder = self.store.paths().volume(record.id);
-                let lock = match folder.exists() {
-                    true => Some(VolumeLock::share(&folder).context(|| in_use(&record))?),
-                    false => None,
-                };
-                // Only now can it not change any more.
-                let record = self.reconciled(&record)?;
-                Ok(OpenDisk { volume: self.read_only_volume(&record)?, lock })
+        self.while_deltas_are_sealed(|| {
+            let lease = self.store.lease()?;
+            match self.find(name)? {
+                Named::Image(image) => self.open_sealed(image.disk, Some(lease), None),
+                Named::Snapshot(snapshot) => self.open_snapshot(&snapshot, Some(lease)),
+                Named::Volume(record) => {
+                    let folder = self.store.paths().volume(record.id);
+                    let lock = match folder.exists() {
+                        true => Some(VolumeLock::share(&folder).context(|| in_use(&record))?),
+                        false => None,
+                    };
+                    // Only now can it not change any more.
+                    let record = self.reconciled(&record)?;
+                    Ok(OpenDisk { volume: self.open_at_rest(&record, Some(lease))?, lock })
+                }
             }
         })
     }
@@ -64,33 +67,49 @@ impl Engine {
 
     /// A volume as it is now, without writing to its delta; right only while nobody else does.
     pub(crate) fn read_only_volume(&self, record: &VolumeRecord) -> Result<Volume> {
+        self.open_at_rest(record, None)
+    }
+
+    fn open_at_rest(&self, record: &VolumeRecord, lease: Option<Lease>) -> Result<Volume> {
         let own = self.own_delta(record);
-        let mut parts = self.parts(record, None);
+        let mut parts = self.parts(record, None, lease);
         if own.exists() {
             parts.frozen.insert(0, own);
         }
         Volume::open(parts)
     }
 
-    pub(crate) fn open_snapshot(&self, snapshot: &SnapshotRecord) -> Result<OpenDisk> {
+    pub(crate) fn open_snapshot(
+        &self,
+        snapshot: &SnapshotRecord,
+        lease: Option<Lease>,
+    ) -> Result<OpenDisk> {
         let parts = VolumeParts {
             source: self.source.clone(),
             base: snapshot.base,
             size_bytes: snapshot.size_bytes,
             frozen: self.folders_of(&snapshot.frozen),
             own: None,
+            lease,
         };
         Ok(OpenDisk { volume: Volume::open(parts)?, lock: None })
     }
 
-    /// A sealed disk; `lock` is kept with it.
-    pub(crate) fn open_sealed(&self, disk: DiskId, lock: Option<VolumeLock>) -> Result<OpenDisk> {
+    /// A sealed disk; `lock` is kept with it. The lease was taken before the disk was found; none is needed while something
+    /// else keeps it.
+    pub(crate) fn open_sealed(
+        &self,
+        disk: DiskId,
+        lease: Option<Lease>,
+        lock: Option<VolumeLock>,
+    ) -> Result<OpenDisk> {
         let parts = VolumeParts {
             source: self.source.clone(),
             base: disk,
             size_bytes: disk.size_bytes,
             frozen: Vec::new(),
             own: None,
+            lease,
         };
         Ok(OpenDisk { volume: Volume::open(parts)?, lock })
     }
@@ -102,6 +121,7 @@ impl Engine {
         // A command that is at it ends before; after this, commands ask whoever has the lock.
         let (_turn, lock) = self.turn_alone(record)?;
         let (volume, record) = self.while_deltas_are_sealed(|| {
+            let lease = self.store.lease()?;
             let record = self.reconciled(record)?;
             self.bring_header_up_to_date(&record)?;
             let own = self.own_delta(&record);
@@ -109,7 +129,7 @@ impl Engine {
                 drop(create_delta(&folder, record.own, record.size_bytes)?);
             }
             self.sync_names_of(&record)?;
-            Ok((Volume::open(self.parts(&record, Some(own)))?, record))
+            Ok((Volume::open(self.parts(&record, Some(own), Some(lease)))?, record))
         })?;
         Ok((OpenDisk { volume, lock: Some(lock) }, record))
     }
@@ -138,13 +158,19 @@ impl Engine {
         self.store.paths().delta(record.id, record.own)
     }
 
-    fn parts(&self, record: &VolumeRecord, own: Option<PathBuf>) -> VolumeParts {
+    fn parts(
+        &self,
+        record: &VolumeRecord,
+        own: Option<PathBuf>,
+        lease: Option<Lease>,
+    ) -> VolumeParts {
         VolumeParts {
             source: self.source.clone(),
             base: record.base,
             size_bytes: record.size_bytes,
             frozen: self.folders_of(&record.frozen),
             own,
+            lease,
         }
     }
 

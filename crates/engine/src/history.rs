@@ -65,6 +65,7 @@ impl Engine {
     }
 
     fn history_now(&self, volume: &Name) -> Result<Vec<HistoryState>> {
+        let _lease = self.store.lease()?;
         let volume = self.find_volume(volume)?;
         let listing = self.list()?;
         let mut states = Graph::of(&listing, &volume).in_order();
@@ -96,8 +97,8 @@ impl Engine {
     /// Opens a disk to look at what it holds; its content may change meanwhile.
     fn open_state(&self, name: &DiskName) -> Result<Volume> {
         match self.find(name)? {
-            Named::Image(image) => Ok(self.open_sealed(image.disk, None)?.volume),
-            Named::Snapshot(snapshot) => Ok(self.open_snapshot(&snapshot)?.volume),
+            Named::Image(image) => Ok(self.open_sealed(image.disk, None, None)?.volume),
+            Named::Snapshot(snapshot) => Ok(self.open_snapshot(&snapshot, None)?.volume),
             Named::Volume(volume) => Ok(self.open_as_it_is(&volume)?.1),
         }
     }

@@ -116,6 +116,7 @@ impl Engine {
     }
 
     fn info_now(&self, name: &DiskName) -> Result<NameInfo> {
+        let _lease = self.store.lease()?;
         let named = self.find(name)?;
         let base = match &named {
             Named::Image(image) => image.disk,
@@ -144,7 +145,7 @@ impl Engine {
             }),
             Named::Volume(volume) => self.volume_info(name, volume, map_bytes),
             Named::Snapshot(snapshot) => {
-                let disk = self.open_snapshot(&snapshot)?.volume;
+                let disk = self.open_snapshot(&snapshot, None)?.volume;
                 Ok(NameInfo {
                     name: name.clone(),
                     kind: "snapshot",

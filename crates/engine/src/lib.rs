@@ -5,6 +5,7 @@
 mod broker;
 mod build;
 mod clone;
+mod collect;
 mod commit;
 mod confinement;
 mod control;
@@ -66,8 +67,8 @@ pub use silt_image::{
     Owner, RegistryAccess, Source,
 };
 pub use silt_store::{
-    Compression, FrozenDelta, ImageRecord, IngestCounts, Listing, Named, SnapshotPurpose,
-    SnapshotRecord, VolumeRecord,
+    CollectRequest, Collected, Compression, FrozenDelta, ImageRecord, IngestCounts, Listing, Named,
+    SnapshotPurpose, SnapshotRecord, VolumeRecord,
 };
 pub use silt_sys::process::become_user;
 pub use silt_volume::SealCounts;

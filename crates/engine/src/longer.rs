@@ -87,7 +87,7 @@ impl Engine {
         disk: DiskId,
         size_bytes: u64,
     ) -> Result<(DiskId, FileSystem)> {
-        let before = self.open_sealed(disk, None)?;
+        let before = self.open_sealed(disk, None, None)?;
         let mut changes = Changes::new(ingest);
         let file_system =
             match grow(AsDisk(&before.volume), size_bytes, &mut |at, bytes| changes.add(at, bytes))

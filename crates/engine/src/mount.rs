@@ -89,13 +89,14 @@ impl DiskFolder for SealedDisks {
     fn open(&self, entry: &DiskEntry) -> Result<Arc<dyn BlockDevice>> {
         let gone = || Error::new(ErrorKind::NotFound, format!("{} is there no more", entry.name));
         self.engine.while_deltas_are_sealed(|| {
+            let lease = self.engine.store.lease()?;
             let named = self.find_named(&entry.name)?.ok_or_else(gone)?;
             if !entry_of(&entry.name, &named).is_some_and(|found| found.is_same(entry)) {
                 return Err(gone());
             }
             let disk = match named {
-                Named::Image(image) => self.engine.open_sealed(image.disk, None)?,
-                Named::Snapshot(snapshot) => self.engine.open_snapshot(&snapshot)?,
+                Named::Image(image) => self.engine.open_sealed(image.disk, Some(lease), None)?,
+                Named::Snapshot(snapshot) => self.engine.open_snapshot(&snapshot, Some(lease))?,
                 Named::Volume(_) => return Err(gone()),
             };
             Ok(Arc::new(disk.volume) as Arc<dyn BlockDevice>)

@@ -150,7 +150,7 @@ impl Engine {
         if self.mapped_end(volume.base)? <= size_bytes {
             return Ok(());
         }
-        let disk = self.open_sealed(volume.base, None)?;
+        let disk = self.open_sealed(volume.base, None, None)?;
         let file_system = silt_ext4::reader::Ext4::open(crate::device::AsDisk(&disk.volume));
         match file_system {
             Ok(ext4) if ext4.size_bytes() <= size_bytes => Ok(()),

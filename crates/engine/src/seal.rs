@@ -153,10 +153,11 @@ impl Engine {
                 Ok(()) => {}
             },
         }
+        // Its lease keeps the base while it is read.
+        let ingest = self.store.ingest(Compression::default())?;
         if !self.is_wanted(pair)? {
             return self.remove_unneeded([pair.oldest]).map(|()| true);
         }
-        let ingest = self.store.ingest(Compression::default())?;
         let reader = DeltaReader::open(&folder)?;
         let parts = SealParts {
             source: Arc::new(self.store.clone()),
@@ -209,7 +210,7 @@ impl Engine {
     }
 
     /// Removes snapshots that held a state for work whose process is gone.
-    fn remove_passing_leftovers(&self) -> Result<()> {
+    pub(crate) fn remove_passing_leftovers(&self) -> Result<()> {
         let passing = self.list()?.snapshots.into_iter();
         for snapshot in passing.filter(|snapshot| !snapshot.is_shown()) {
             let lease = snapshot.name.as_str().parse::<LeaseId>();

@@ -46,6 +46,8 @@ impl Engine {
         progress: &dyn Progress,
         make: impl FnOnce(&SealedState) -> Result<T>,
     ) -> Result<T> {
+        // Before the catalog is looked at: what is found stays until something is made of it, whoever removes it meanwhile.
+        let lease = self.store.lease()?;
         match self.find(source)? {
             Named::Image(image) => {
                 make(&SealedState { disk: image.disk, volume: None, snapshot: None, passing: None })
@@ -57,7 +59,6 @@ impl Engine {
                 passing: None,
             }),
             Named::Volume(volume) => {
-                let lease = self.store.lease()?;
                 let name: Name = lease.id().to_string().parse()?;
                 let doing = "cannot hold the state of the volume";
                 let passing = self.freeze_and_publish(&volume, doing, |change, volume| {

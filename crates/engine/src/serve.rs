@@ -112,6 +112,7 @@ impl Engine {
 
     /// Opens what is to be served.
     pub(crate) fn open_to_serve(&self, serving: &Serving) -> Result<Opened> {
+        let lease = self.store.lease()?;
         let named = self.find(&serving.name)?;
         let id = served_id(&named);
         match (named, serving.read_only) {
@@ -119,7 +120,7 @@ impl Engine {
                 let folder = use_folder(self.store.paths(), &image.name);
                 create_dir(&folder)?;
                 let lock = VolumeLock::share(&folder)?;
-                let disk = self.open_sealed(image.disk, Some(lock))?;
+                let disk = self.open_sealed(image.disk, Some(lease), Some(lock))?;
                 let state = state_of_disk(&image.disk);
                 Ok(Opened::to_read(disk, "image", id, state))
             }

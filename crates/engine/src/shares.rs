@@ -48,6 +48,7 @@ impl Engine {
     /// `Invalid` for one that is no image's. Costs the nodes of their maps, a look-up for each distinct chunk, and about 80
     /// bytes of memory for it.
     pub fn shares(&self, names: &[Name]) -> Result<Vec<ImageShare>> {
+        let _lease = self.store.lease()?;
         let mut images = match names {
             [] => self.list()?.images,
             _ => names.iter().map(|name| self.find_image(name)).collect::<Result<_>>()?,

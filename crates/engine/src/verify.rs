@@ -9,7 +9,11 @@ use silt_volume::{DeltaReader, DiskMap, MapVisitor, VolumeLock, read_volume_head
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
+
+/// How long a collection under way is waited for.
+const COLLECTION_WAIT: Duration = Duration::from_secs(600);
 
 /// Something that is damaged, and who needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +49,8 @@ impl Engine {
     /// Hashes every chunk, walks every map and tree, checks every header and delta. Reads the whole store. Damage is in
     /// the report; an error means that verification could not go on.
     pub fn verify(&self, progress: &dyn Progress) -> Result<VerifyReport> {
+        // What is looked at is not to be moved meanwhile.
+        let _held = self.store.hold_collection(COLLECTION_WAIT)?;
         let findings = self.store.verify(progress)?;
         let mut report = VerifyReport {
             packs: findings.packs,

@@ -10,6 +10,7 @@ mod file_header;
 mod folder_cache;
 mod layer_cache;
 mod layout;
+mod lease_file;
 mod map_node;
 mod pack;
 mod root_record;
@@ -36,6 +37,7 @@ pub use layer_cache::{
     LayerMember, LayerRecord, layer_cache_header,
 };
 pub use layout::{Field, Record};
+pub use lease_file::{LEASE_MAGIC, LEASE_RECORD, LEASE_VERSION, LeaseFile};
 pub use map_node::{
     MAP_LEAF_BLOCKS, MAP_LEVEL_MAX, MAP_NODE_RECORD, MAP_RADIX, MapChildren, MapNode, MapRun,
     map_node_blocks, map_root_level,

@@ -10,8 +10,8 @@ use silt_types::{Error, ErrorKind, Result};
 
 /// Magic of the `store` file.
 pub const STORE_MAGIC: [u8; 8] = *b"SILTSTOR";
-/// Format version of the store as a whole: 2 since images keep a configuration.
-pub const STORE_VERSION: u16 = 2;
+/// Format version of the store as a whole: 2 since images keep a configuration, 3 since packs are collected.
+pub const STORE_VERSION: u16 = 3;
 
 /// The `store` file: a file header whose id is the store's, and this payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

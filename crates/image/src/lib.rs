@@ -24,6 +24,7 @@ mod tar;
 pub use build::{
     BuildRequest, BuiltImage, Changes, MAX_SIZE_BYTES_DEFAULT, Owner, build, refuse_taken_name,
 };
+pub use caches::{drop_caches, drop_dead_caches};
 pub use config::{CONFIG_SIZE_BYTES_MAX, read_config};
 pub use disk::{READ_CACHE_BYTES, build_stored};
 pub use edits::{AddedFile, Edits, Glob};

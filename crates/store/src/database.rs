@@ -29,19 +29,24 @@ const READER_CACHE_KIB: i64 = 8 << 10;
 /// Length of a page of the file in bytes, SQLite's default.
 const PAGE_LEN: u64 = 4096;
 
+/// Gives back so many pages in one transaction: about as many as a thousand new rows touch.
+const GIVE_BACK: &str = "PRAGMA incremental_vacuum(256)";
+
 /// `SILT` in the header of the database file.
 const APPLICATION_ID: i64 = 0x5349_4c54;
 /// Version of the tables below. A new one takes a new version of the store, too.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS state (
     one INTEGER PRIMARY KEY, number INTEGER NOT NULL, images INTEGER NOT NULL, volumes INTEGER NOT NULL,
-    snapshots INTEGER NOT NULL, packs INTEGER NOT NULL, sum INTEGER NOT NULL);
+    snapshots INTEGER NOT NULL, packs INTEGER NOT NULL, packs_ever INTEGER NOT NULL, condemned INTEGER NOT NULL,
+    removals INTEGER NOT NULL, sum INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS pack (
     number INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, size INTEGER NOT NULL, chunks INTEGER NOT NULL,
     bytes_file_data INTEGER NOT NULL, bytes_disk_data INTEGER NOT NULL, bytes_map INTEGER NOT NULL,
-    bytes_tree INTEGER NOT NULL, bytes_stored INTEGER NOT NULL, complete INTEGER NOT NULL, sum INTEGER NOT NULL);
+    bytes_tree INTEGER NOT NULL, bytes_stored INTEGER NOT NULL, state INTEGER NOT NULL, lease BLOB NOT NULL,
+    sum INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS chunk (
     id BLOB PRIMARY KEY, pack INTEGER NOT NULL, offset INTEGER NOT NULL, stored INTEGER NOT NULL,
     length INTEGER NOT NULL, kind INTEGER NOT NULL, codec INTEGER NOT NULL, sum INTEGER NOT NULL) WITHOUT ROWID;
@@ -56,6 +61,8 @@ CREATE TABLE IF NOT EXISTS snapshot (
     id BLOB PRIMARY KEY, volume BLOB NOT NULL, name TEXT NOT NULL, root BLOB NOT NULL, base_size INTEGER NOT NULL,
     size INTEGER NOT NULL, frozen BLOB NOT NULL, state BLOB NOT NULL, parent BLOB, purpose INTEGER NOT NULL,
     created INTEGER NOT NULL, sum INTEGER NOT NULL, UNIQUE (volume, name)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS grave (
+    root BLOB NOT NULL, size INTEGER NOT NULL, sum INTEGER NOT NULL, PRIMARY KEY (root, size)) WITHOUT ROWID;
 ";
 
 /// The connections of this process to the database.
@@ -83,6 +90,8 @@ impl Database {
         let database = Database::new(path);
         let make = || {
             let connection = database.connect(WRITER_CACHE_KIB, OpenFlags::SQLITE_OPEN_CREATE)?;
+            // Before there is a page: so that a collection can give back what it empties, a little at a time.
+            connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
             connection.pragma_update(None, "journal_mode", "WAL")?;
             let tx = Transaction::new_unchecked(&connection, TransactionBehavior::Immediate)?;
             tx.execute_batch(SCHEMA)?;
@@ -232,6 +241,25 @@ impl Database {
         })();
         *writer = Some(connection);
         result
+    }
+
+    /// Gives back to the file system what is free in the file, a little at a time.
+    pub(crate) fn give_back(&self) -> Result<()> {
+        const DOING: &str = "cannot shorten the database";
+        loop {
+            let left = self.write(DOING, |tx| {
+                let step = (|| {
+                    let mut statement = tx.prepare_cached(GIVE_BACK)?;
+                    let mut rows = statement.query([])?;
+                    while rows.next()?.is_some() {}
+                    tx.pragma_query_value(None, "freelist_count", |row| row.get::<_, i64>(0))
+                })();
+                step.map_err(|error| sql_error(DOING, error))
+            })?;
+            if left == 0 {
+                return Ok(());
+            }
+        }
     }
 
     /// As [`sql_error`]. SQLite does not say why it could not make its log, so whether anything can be made is tried.

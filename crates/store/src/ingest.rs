@@ -17,7 +17,7 @@ use crate::{
     store::{Shared, Store},
 };
 use silt_format::{Codec, PackFooter, RootRecord};
-use silt_types::{ChunkId, Error, ErrorKind, PackId, Result};
+use silt_types::{ChunkId, Error, ErrorKind, LeaseId, Result};
 use std::{
     cell::RefCell,
     collections::HashSet,
@@ -32,9 +32,9 @@ use std::{
 
 /// A pack is closed at this length: large enough that files and fsyncs do not count, small enough that syncing one
 /// overlaps with filling the next, and that moving what is alive in a thin one is cheap.
-const PACK_SIZE_BYTES_TARGET: u64 = 64 << 20;
+pub(crate) const PACK_SIZE_BYTES_TARGET: u64 = 64 << 20;
 /// Or at this many chunks, which bounds the memory that its ids and its footer take.
-const PACK_CHUNKS_TARGET: usize = 1 << 14;
+pub(crate) const PACK_CHUNKS_TARGET: usize = 1 << 14;
 
 /// Work that adds to a store. Dropped before [`Ingest::publish_image`], it leaves nothing visible.
 pub struct Ingest {
@@ -45,6 +45,8 @@ pub struct Ingest {
     closer: Mutex<Option<Closer>>,
     counts: Counts,
     removals: u64,
+    /// Packs whose chunks do not count as stored. Those that are condemned from here on wait for the lease.
+    condemned: HashSet<i64>,
     // Last, so that it outlives everything above.
     lease: Lease,
 }
@@ -122,12 +124,7 @@ impl Store {
     pub fn ingest(&self, compression: Compression) -> Result<Ingest> {
         let shared = self.shared();
         let lease = Lease::take(&shared.paths)?;
-        crate::lease::remove_leftovers(&shared.paths, lease.id(), |pack| {
-            match pack.parse::<PackId>() {
-                Ok(pack) => index::knows_pack(&shared.database, pack),
-                Err(_) => Ok(true), // Not one of ours: not ours to remove.
-            }
-        })?;
+        shared.remove_leftovers(lease.id())?;
         let index_has_chunks = AtomicBool::new(!index::is_empty(&shared.database)?);
         let doing = "cannot read the state of the catalog";
         let removals = shared.database.read(doing, |c| Ok(State::read(c)))??.removals as u64;
@@ -139,6 +136,7 @@ impl Store {
             closer: Mutex::default(),
             counts: Counts::default(),
             removals,
+            condemned: index::condemned(&shared.database)?,
             lease,
         })
     }
@@ -154,9 +152,7 @@ impl ChunkSink for Ingest {
         if !self.pending.shard(&id).insert(id) {
             return Ok(id);
         }
-        if self.pending.index_has_chunks.load(Relaxed)
-            && index::find(&self.shared.database, &id)?.is_some()
-        {
+        if self.pending.index_has_chunks.load(Relaxed) && self.has(&id)? {
             self.pending.shard(&id).remove(&id);
             return Ok(id);
         }
@@ -177,12 +173,12 @@ impl Ingest {
         }
     }
 
-    /// How often chunks of the store were condemned or removed by the time that this ingest held its lease.
+    /// How often packs of the store were condemned by the time that this ingest held its lease.
     ///
     /// If two ingests saw the same count, then every chunk that the first found or wrote is there for the second as if it
     /// had looked it up itself. The first saw its count before it looked anything up, and look-ups do not find what is
-    /// condemned; so what it found was condemned, if at all, after that. Every condemnation and every removal counts, in
-    /// its own transaction; the second sees the same count, so there was none up to then. Whatever is condemned later,
+    /// condemned; so what it found was condemned, if at all, after that. Every condemnation counts, in its own
+    /// transaction; the second sees the same count, so there was none up to then. Whatever is condemned later,
     /// the lease of the second is older, so its removal waits for that.
     pub fn removals(&self) -> u64 {
         self.removals
@@ -190,7 +186,8 @@ impl Ingest {
 
     /// Whether a chunk is in the store, to stay as long as the lease. A few microseconds. `Corrupt` if its row is damaged.
     pub fn has(&self, chunk: &ChunkId) -> Result<bool> {
-        Ok(index::find(&self.shared.database, chunk)?.is_some())
+        let place = index::find(&self.shared.database, chunk)?;
+        Ok(place.is_some_and(|place| !self.condemned.contains(&place.pack)))
     }
 
     /// Counts chunks as handed in that are known to be in the store, by [`Ingest::has`] or [`Ingest::removals`].
@@ -203,8 +200,9 @@ impl Ingest {
     /// does.
     pub fn flush(&self) -> Result<()> {
         let current = lock(&self.current).take();
-        let closed =
-            current.map_or(Ok(()), |writer| close(&self.shared, &self.pending, writer, Vec::new()));
+        let closed = current.map_or(Ok(()), |writer| {
+            close(&self.shared, &self.pending, self.lease.id(), writer, Vec::new())
+        });
         self.wait_for_closer()?;
         closed
     }
@@ -250,8 +248,10 @@ impl Ingest {
             let closer = closer.get_or_insert_with(|| {
                 let (packs, full) = mpsc::sync_channel::<PackWriter>(1);
                 let (shared, pending) = (self.shared.clone(), self.pending.clone());
-                let close_all =
-                    move || full.iter().try_for_each(|w| close(&shared, &pending, w, Vec::new()));
+                let lease = self.lease.id();
+                let close_all = move || {
+                    full.iter().try_for_each(|w| close(&shared, &pending, lease, w, Vec::new()))
+                };
                 Closer { packs, thread: std::thread::spawn(close_all) }
             });
             closer.packs.clone()
@@ -301,7 +301,7 @@ impl Ingest {
             Some(writer) => writer,
             None => PackWriter::create(&self.shared.paths, self.lease.id())?,
         };
-        let closed = close(&self.shared, &self.pending, last, roots);
+        let closed = close(&self.shared, &self.pending, self.lease.id(), last, roots);
         self.wait_for_closer()?;
         closed?;
         self.shared.change(doing, f)
@@ -318,11 +318,12 @@ impl Drop for Ingest {
 fn close(
     shared: &Shared,
     pending: &Pending,
+    lease: LeaseId,
     writer: PackWriter,
     roots: Vec<RootRecord>,
 ) -> Result<()> {
     let (pack, size, footer) = writer.finish(roots)?;
-    index::add_pack(&shared.database, pack, size, &footer)?;
+    index::add_pack(&shared.database, pack, lease, size, &footer)?;
     pending.indexed(&footer);
     Ok(())
 }

@@ -7,6 +7,7 @@ mod catalog;
 mod chunk;
 mod codec;
 mod database;
+mod gc;
 mod index;
 mod ingest;
 mod lease;
@@ -17,14 +18,16 @@ mod store;
 mod verify;
 
 pub use catalog::{
-    Change, FrozenDelta, ImageRecord, Listing, Named, SnapshotPurpose, SnapshotRecord, VolumeRecord,
+    Change, FrozenDelta, ImageRecord, Listing, Named, Root, SnapshotPurpose, SnapshotRecord,
+    VolumeRecord,
 };
 pub use chunk::{Chunk, ChunkKind, ChunkSink, ChunkSource, Domain, KeyContext, MemoryChunks};
 pub use codec::Compression;
+pub use gc::{CollectRequest, Collected, Marks, RootWalker};
 pub use index::PackTotals;
 pub use ingest::{Ingest, IngestCounts};
 pub use lease::Lease;
 pub use paths::StorePaths;
 pub use reader::{ChunkReader, PackPlace, Places};
-pub use store::{Store, StoreTotals};
+pub use store::{CollectionHeld, Store, StoreTotals};
 pub use verify::Findings;

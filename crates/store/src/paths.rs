@@ -55,6 +55,11 @@ impl StorePaths {
         self.root.join("leases")
     }
 
+    /// The lock of who collects or verifies.
+    pub(crate) fn collection_lock(&self) -> PathBuf {
+        self.leases().join("collection")
+    }
+
     /// The folder of volumes.
     pub fn volumes(&self) -> PathBuf {
         self.root.join("volumes")

@@ -5,18 +5,23 @@ use crate::{
     chunk::{Chunk, ChunkSource, Domain, KeyContext},
     database::Database,
     index::{self, PackTotals},
+    lease::WorkLock,
     pack::PackFiles,
     paths::StorePaths,
     reader::{ChunkReader, IndexPlaces, PackPlace, Places},
 };
 use silt_format::{CommitSlot, StoreFile};
 use silt_sys::durability;
-use silt_types::{ChunkId, Context as _, DiskName, Error, ErrorKind, Result, SnapshotId, VolumeId};
+use silt_types::{
+    ChunkId, Context as _, DiskName, Error, ErrorKind, LeaseId, PackId, Result, SnapshotId,
+    VolumeId,
+};
 use std::{
     fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 /// A store that is open in this process. Cheap to clone; every method may be called from many threads.
@@ -34,6 +39,9 @@ pub(crate) struct Shared {
     pub(crate) index: IndexPlaces,
     pub(crate) reader: ChunkReader,
 }
+
+/// While this lives, no collection begins.
+pub struct CollectionHeld(#[expect(dead_code, reason = "held")] WorkLock);
 
 /// What a store holds, in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -152,6 +160,11 @@ impl Store {
         self.shared.database.read_at_once("cannot list the catalog", catalog::list)
     }
 
+    /// Keeps the store from being collected, for who reads all of it. `Busy`, naming who, if a collection does not end in time.
+    pub fn hold_collection(&self, wait: Duration) -> Result<CollectionHeld> {
+        WorkLock::shared(self.paths(), Instant::now() + wait).map(CollectionHeld)
+    }
+
     /// Changes the catalog in one transaction, which is durable when this returns; an error of `f` leaves everything as it
     /// was. `doing` says what for, in errors. Others wait meanwhile: `f` is to be short, and does no I/O of its own.
     pub fn change<T>(
@@ -172,7 +185,7 @@ impl Store {
         let mut totals = StoreTotals::default();
         for pack in index::packs(&self.shared.database)? {
             totals.packs += 1;
-            totals.chunks.add(&pack.totals);
+            totals.chunks += pack.totals;
         }
         Ok(totals)
     }
@@ -189,6 +202,14 @@ impl ChunkSource for Store {
 }
 
 impl Shared {
+    /// Removes what dead work left behind. `own` is a lease of this process.
+    pub(crate) fn remove_leftovers(&self, own: LeaseId) -> Result<u64> {
+        crate::lease::remove_leftovers(&self.paths, own, |pack| match pack.parse::<PackId>() {
+            Ok(pack) => index::knows_pack(&self.database, pack),
+            Err(_) => Ok(true), // Not one of ours: not ours to remove.
+        })
+    }
+
     pub(crate) fn change<T>(
         &self,
         doing: &str,

@@ -1,6 +1,6 @@
 //! Reading a tree.
 
-use silt_format::{TreeEntry, TreeNode, path_before};
+use silt_format::{TreeContent, TreeEntry, TreeKind, TreeNode, path_before};
 use silt_store::{ChunkSource, KeyContext};
 use silt_types::{ChunkId, Context as _, Error, Result, TreeId};
 
@@ -42,11 +42,39 @@ impl<'a> Tree<'a> {
         self.walk(&mut |id, _| visit(id))
     }
 
-    fn walk(&self, visit: &mut Visit<'_>) -> Result<()> {
-        self.walk_node(&ChunkId::from_bytes(*self.id.as_bytes()), LEVELS_MAX, visit)
+    /// Visits what entries hold, in tree order, but only below nodes that `enter` wants, which is told before each is read: so
+    /// that what several trees share is visited once.
+    pub fn for_each_content(
+        &self,
+        mut enter: impl FnMut(&ChunkId) -> bool,
+        mut visit: impl FnMut(u64, &TreeContent) -> Result<()>,
+    ) -> Result<()> {
+        self.walk_wanted(&mut enter, &mut |_, leaf| {
+            leaf.iter().flatten().try_for_each(|entry| match &entry.kind {
+                TreeKind::File { size_bytes, content } => visit(*size_bytes, content),
+                _ => Ok(()),
+            })
+        })
     }
 
-    fn walk_node(&self, id: &ChunkId, below: u8, visit: &mut Visit<'_>) -> Result<()> {
+    fn walk(&self, visit: &mut Visit<'_>) -> Result<()> {
+        self.walk_wanted(&mut |_| true, visit)
+    }
+
+    fn walk_wanted(&self, enter: &mut Enter<'_>, visit: &mut Visit<'_>) -> Result<()> {
+        self.walk_node(&ChunkId::from_bytes(*self.id.as_bytes()), LEVELS_MAX, enter, visit)
+    }
+
+    fn walk_node(
+        &self,
+        id: &ChunkId,
+        below: u8,
+        enter: &mut Enter<'_>,
+        visit: &mut Visit<'_>,
+    ) -> Result<()> {
+        if !enter(id) {
+            return Ok(());
+        }
         match node(self.source, self.id, id)? {
             TreeNode::Leaf(entries) => visit(id, Some(entries)),
             TreeNode::Inner { level, .. } if level >= below => Err(Error::corrupt(format!(
@@ -55,7 +83,8 @@ impl<'a> Tree<'a> {
             ))),
             TreeNode::Inner { level, children } => {
                 visit(id, None)?;
-                children.iter().try_for_each(|child| self.walk_node(&child.id, level, visit))
+                let mut children = children.iter();
+                children.try_for_each(|child| self.walk_node(&child.id, level, enter, visit))
             }
         }
     }
@@ -67,6 +96,7 @@ pub(crate) fn node(source: &dyn ChunkSource, tree: TreeId, id: &ChunkId) -> Resu
     TreeNode::decode(&bytes).context(|| format!("chunk {id}, a node of tree {tree}, is damaged"))
 }
 
+type Enter<'a> = dyn FnMut(&ChunkId) -> bool + 'a;
 type Visit<'a> = dyn FnMut(&ChunkId, Option<Vec<TreeEntry>>) -> Result<()> + 'a;
 
 #[cfg(test)]

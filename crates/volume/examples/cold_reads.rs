@@ -88,7 +88,8 @@ fn open(store: &str, image: &str, cache: u64) -> Result<(Volume, Extents)> {
         })
         .collect();
     let (base, size_bytes) = (record.disk, record.disk.size_bytes);
-    let parts = VolumeParts { source, base, size_bytes, frozen: Vec::new(), own: None };
+    let parts =
+        VolumeParts { source, base, size_bytes, frozen: Vec::new(), own: None, lease: None };
     Ok((Volume::open(parts)?, extents?))
 }
 

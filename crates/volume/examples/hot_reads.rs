@@ -108,6 +108,7 @@ fn main() -> Result<()> {
         frozen: vec![],
         own: None,
         size_bytes: DISK_LEN,
+        lease: None,
     })?;
     let volume = Volume::open(VolumeParts {
         source: source.clone(),
@@ -115,6 +116,7 @@ fn main() -> Result<()> {
         frozen: vec![],
         own: Some(folder.clone()),
         size_bytes: DISK_LEN,
+        lease: None,
     })?;
     let map = DiskMap::open(source, base)?;
     let mut buf = vec![0; 65_536];

@@ -93,6 +93,7 @@ fn make_delta(
         frozen: vec![],
         own: Some(dir.clone()),
         size_bytes: base.size_bytes,
+        lease: None,
     })?;
     write(&volume)?;
     volume.close()?;

@@ -7,6 +7,7 @@ pub(crate) mod completions;
 pub(crate) mod diff;
 pub(crate) mod export;
 pub(crate) mod flatten;
+pub(crate) mod gc;
 mod image_config;
 pub(crate) mod info;
 pub(crate) mod log;
@@ -108,6 +109,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::State(args) => done(state::run(&context, args)),
         Command::Metrics(args) => done(metrics::run(&context, args)),
         Command::Mount(args) => mount::run(&context, args),
+        Command::Gc(args) => gc::run(&context, args),
         Command::Verify(args) => verify::run(&context, args),
         Command::Completions(args) => done(completions::run(&context, args)),
         Command::Man(args) => done(man::run(&context, args)),

@@ -142,6 +142,25 @@ fn fuse_power_cuts_lose_no_answered_snapshot_rollback_or_clone_of_one() {
 }
 
 #[test]
+fn fuse_power_cuts_lose_nothing_by_a_collection() {
+    let props = Props::with_history();
+    let commands = [
+        "build two other --size 1M",
+        "rm base",
+        "flatten used",
+        "gc",
+        "rm other",
+        "rm kept --recursive",
+        "gc",
+        "build two again --size 1M",
+        "rm used",
+        "gc",
+    ];
+    let Some(play) = Play::new(&props, props.store(), &commands) else { return };
+    play.survives_every_cut();
+}
+
+#[test]
 fn fuse_power_cuts_lose_no_answered_seal_commit_longer_clone_or_resize() {
     let props = Props::with_history();
     let commands = [

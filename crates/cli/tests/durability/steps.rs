@@ -262,3 +262,73 @@ fn fuse_a_removal_of_a_snapshot_is_whole_or_absent_whatever_step_it_ends_at() {
 fn fuse_a_removal_of_a_volume_with_snapshots_is_whole_or_absent_whatever_step_it_ends_at() {
     every_step_later("rm kept --recursive", 3);
 }
+
+/// A store of which some is to go: a whole pack, half of one, what a snapshot alone had.
+fn with_garbage(props: &Props) -> PathBuf {
+    let store = props.store();
+    for command in ["build two passing --size 1M", "rm passing", "flatten used", "rm base"] {
+        let answer = run(&store, &props.words(command));
+        assert_eq!(answer.code(), 0, "{command}: {}", answer.stderr);
+    }
+    store
+}
+
+/// A collection changes nothing that anybody can see, whatever happens to it; and the next one ends it.
+#[test]
+fn fuse_a_collection_loses_nothing_whatever_step_it_ends_at() {
+    let props = Props::with_history();
+    let store = with_garbage(&props);
+    let place = scratch();
+    let copy = place.path().join("store");
+    copy_folder(&store, &copy);
+    let words = props.words("gc");
+    let answer = run(&copy, &words);
+    assert_eq!(answer.code(), 0, "{}", answer.stderr);
+    let packs = |store: &Path| std::fs::read_dir(store.join("packs")).unwrap().count();
+    assert!(packs(&copy) < packs(&store), "there is something to collect");
+    let (facts, left) = (look_at_sound(&store).unwrap().facts, packs(&copy));
+    let Some(stage) = Stage::over(&store) else { return };
+    stage.layer.set_plan(Plan::NoSpaceAfter { bytes: 1 << 30 });
+    assert_eq!(run(&stage.store(), &words).code(), 0);
+    let steps = stage.layer.op_count(OpClass::Any);
+    drop(stage);
+    let (mut complaints, mut played) = (Vec::new(), 0);
+    for fault in [Fault::Refused, Fault::Full, Fault::Stopped] {
+        for op in 0..steps {
+            let Some(stage) = Stage::over(&store) else { return };
+            stage.layer.set_plan(fault.at(op));
+            let answer = run(&stage.store(), &words);
+            let (store, _dir) = stage.leave();
+            played += 1;
+            let judge = || -> Result<(), String> {
+                if answer.code() != 0 && !fault.excuses(&answer) {
+                    return Err("it ended in a way that no error has".into());
+                }
+                if look_at_sound(&store)?.facts != facts {
+                    return Err("something is not what it was".into());
+                }
+                let again = run(&store, &words);
+                if again.code() != 0 {
+                    return Err(format!(
+                        "once more it ends with {}: {}",
+                        again.code(),
+                        again.stderr
+                    ));
+                }
+                match (look_at_sound(&store)?.facts == facts, packs(&store) <= left + 1) {
+                    (true, true) => Ok(()),
+                    (same, small) => Err(format!("once more: the same {same}, small {small}")),
+                }
+            };
+            let (code, stderr) = (answer.code(), answer.stderr.trim());
+            complaints.extend(
+                judge()
+                    .err()
+                    .map(|why| format!("{fault:?} at {op} (exit {code}: {stderr}): {why}")),
+            );
+        }
+    }
+    println!("gc: {steps} steps, {played} runs");
+    let count = complaints.len();
+    assert!(complaints.is_empty(), "{count} of {played}:\n{}", complaints.join("\n"));
+}

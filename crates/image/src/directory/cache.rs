@@ -24,7 +24,7 @@ use silt_format::{
 };
 use silt_store::{Ingest, Store};
 use silt_sys::durability;
-use silt_types::{BLOCK_SIZE_BYTES, CHUNK_SIZE_BYTES_MAX, Context as _, Result};
+use silt_types::{BLOCK_SIZE_BYTES, CHUNK_SIZE_BYTES_MAX, ChunkId, Context as _, Result};
 use std::{
     cmp::Ordering,
     fs::{self, File},
@@ -176,17 +176,11 @@ impl FolderCache {
     }
 
     fn open(&self) -> Result<(Statement, Frames)> {
-        let failed = || "cannot read the rebuild cache".to_owned();
-        let mut file = File::open(self.path()).context(failed)?;
-        let mut head = [0; Statement::LEN];
-        file.read_exact(&mut head).context(failed)?;
-        let statement = Statement::decode(&head)?;
-        let len = file.metadata().context(failed)?.len();
-        if statement.folder != self.id || len != Statement::LEN as u64 + statement.frames_len {
-            return Err(silt_types::Error::corrupt("the rebuild cache is cut off or another's"));
+        let (statement, frames) = open(&self.path())?;
+        if statement.folder != self.id {
+            return Err(silt_types::Error::corrupt("the rebuild cache is another's"));
         }
-        let (file, records) = (BufReader::with_capacity(256 << 10, file), Vec::new());
-        Ok((statement, Frames { file, nonce: statement.nonce, number: 0, records }))
+        Ok((statement, frames))
     }
 
     /// Writes down what is known now, for [`FolderCache::keep`], and forgets it: what comes next needs the memory. `None` if
@@ -247,6 +241,34 @@ impl FolderCache {
         trim(&self.dir, SIZE_BYTES_MAX);
         Ok(())
     }
+}
+
+fn open(path: &Path) -> Result<(Statement, Frames)> {
+    let failed = || "cannot read the rebuild cache".to_owned();
+    let mut file = File::open(path).context(failed)?;
+    let mut head = [0; Statement::LEN];
+    file.read_exact(&mut head).context(failed)?;
+    let statement = Statement::decode(&head)?;
+    let len = file.metadata().context(failed)?.len();
+    if len != Statement::LEN as u64 + statement.frames_len {
+        return Err(silt_types::Error::corrupt("the rebuild cache is cut off"));
+    }
+    let (file, records) = (BufReader::with_capacity(256 << 10, file), Vec::new());
+    Ok((statement, Frames { file, nonce: statement.nonce, number: 0, records }))
+}
+
+/// Visits the chunks that a rebuild cache tells of, until `visit` answers false.
+pub(crate) fn chunks_of(path: &Path, visit: &mut dyn FnMut(&ChunkId) -> bool) -> Result<()> {
+    let (_, mut frames) = open(path)?;
+    while let Some(mut records) = frames.next() {
+        while !records.is_empty() {
+            let record = FolderCacheRecord::take(&mut records)?;
+            if !record.steps().all(|step| visit(&step.chunk)) {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The stamp of a file that the walk saw.

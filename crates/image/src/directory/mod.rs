@@ -9,6 +9,8 @@ mod problems;
 mod read;
 mod walk;
 
+pub(crate) use cache::chunks_of;
+
 use crate::{
     assemble::{Files, assemble},
     build::{Building, BuiltImage},

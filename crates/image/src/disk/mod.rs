@@ -162,6 +162,7 @@ fn tree_of(
         frozen: Vec::new(),
         own: None,
         size_bytes: disk.size_bytes,
+        lease: None,
     })?;
     let contents = ContentsWriter::new(store.paths().root())?;
     let Stored { read, note, .. } =

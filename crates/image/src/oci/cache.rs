@@ -11,7 +11,7 @@ use silt_format::{
 };
 use silt_store::{Ingest, StorePaths};
 use silt_sys::durability;
-use silt_types::{Context as _, Error, Result};
+use silt_types::{ChunkId, Context as _, Error, Result};
 use std::{
     fs::File,
     io::{self, BufReader, Read, Seek as _, SeekFrom, Write as _},
@@ -145,6 +145,18 @@ impl LayerFile {
             visit(LayerRecord::decode(&bytes)?)?;
         }
     }
+}
+
+/// Visits the chunks that the cache of a layer tells of, until `visit` answers false.
+pub(crate) fn chunks_of(path: &Path, visit: &mut dyn FnMut(&ChunkId) -> bool) -> Result<()> {
+    let file = File::open(path).context(|| format!("cannot open {}", path.display()))?;
+    let mut goes_on = true;
+    LayerFile { file }.for_each(&mut |record| {
+        if let LayerRecord::Content { steps, .. } = record {
+            goes_on = goes_on && steps.iter().all(|step| visit(&step.chunk));
+        }
+        Ok(())
+    })
 }
 
 /// Compares length and checksum with what the header says.

@@ -18,6 +18,7 @@ mod resolve;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use cache::chunks_of;
 pub use registry::RegistryAccess;
 
 use crate::{

@@ -4,8 +4,11 @@
 //! that refer to one another change together: a snapshot that goes leaves its children to its parent.
 
 use super::{
-    FrozenDelta, ImageRecord, Named, SnapshotRecord, State, VolumeRecord, look_up,
-    look_up_snapshot, row::read_all, snapshots_of,
+    FrozenDelta, ImageRecord, Named, Root, SnapshotRecord, State, VolumeRecord, look_up,
+    look_up_snapshot,
+    root::bury,
+    row::{read_all, read_one},
+    snapshots_of,
 };
 use crate::database::sql_error;
 use rusqlite::{Params, Transaction};
@@ -27,9 +30,33 @@ impl<'a> Change<'a> {
         self.state.advance(self.tx)
     }
 
-    /// Says that this transaction condemns or removes chunks; see [`crate::Ingest::removals`].
-    pub fn count_removal(&mut self) {
-        self.state.count_removal();
+    pub(crate) fn transaction(&self) -> &'a Transaction<'a> {
+        self.tx
+    }
+
+    /// Says that this transaction condemns a pack; see [`crate::Ingest::removals`].
+    pub(crate) fn count_condemned(&mut self) {
+        self.state.condemned += 1;
+        self.state.removals += 1;
+    }
+
+    /// Says that this transaction drops a condemned pack.
+    pub(crate) fn count_dropped(&mut self) {
+        self.state.condemned -= 1;
+        self.state.packs -= 1;
+    }
+
+    /// What keeps chunks alive no more by this transaction. To be told before it does.
+    fn bury(&self, roots: &[Root]) -> Result<()> {
+        if self.state.condemned == 0 { Ok(()) } else { bury(self.tx, roots) }
+    }
+
+    /// The image of this name as it is now. `NotFound` if there is none.
+    pub fn image(&self, name: &Name) -> Result<ImageRecord> {
+        let found = read_one::<ImageRecord>(self.tx, "name = ?", [name.as_str()])?;
+        let gone =
+            || Error::new(ErrorKind::NotFound, format!("image {name} was removed meanwhile"));
+        found.ok_or_else(gone)
     }
 
     /// The volume with this id as it is now. `NotFound` if it was removed since its id was learnt.
@@ -51,7 +78,7 @@ impl<'a> Change<'a> {
     pub fn put_image(&mut self, record: &ImageRecord, replace: bool) -> Result<()> {
         let there = look_up(self.tx, &record.name)?;
         match &there {
-            Some(Named::Image(_)) if replace => {}
+            Some(Named::Image(image)) if replace => self.bury(&image.roots())?,
             Some(other) => return Err(taken(&record.name, other)),
             None => {}
         }
@@ -68,6 +95,10 @@ impl<'a> Change<'a> {
 
     /// Puts a volume's record in place of the one it has now, under the name it has now.
     pub fn put_volume(&mut self, record: &VolumeRecord) -> Result<()> {
+        let before = read_one::<VolumeRecord>(self.tx, "id = ?", [record.id.as_bytes()])?;
+        if let Some(before) = before.filter(|before| before.base != record.base) {
+            self.bury(&[before.root()])?;
+        }
         record.write(self.tx).map_err(cannot_write)
     }
 
@@ -111,12 +142,14 @@ impl<'a> Change<'a> {
     /// Removes an image, if its name still stands for it.
     pub fn remove_image(&mut self, image: &ImageRecord) -> Result<()> {
         self.must_be(&image.name, &Named::Image(image.clone()))?;
+        self.bury(&image.roots())?;
         self.state.images -= 1;
         self.delete("image", "name = ?", [image.name.as_str()])
     }
 
     /// Removes a volume. Its snapshots must be gone before.
     pub fn remove_volume(&mut self, id: VolumeId) -> Result<()> {
+        self.bury(&[self.volume(id)?.root()])?;
         self.state.volumes -= 1;
         self.delete("volume", "id = ?", [id.as_bytes()])
     }
@@ -124,6 +157,7 @@ impl<'a> Change<'a> {
     /// Removes a snapshot. What went on from it goes on from its parent now.
     pub fn remove_snapshot(&mut self, id: SnapshotId) -> Result<()> {
         let gone = self.snapshot(id)?;
+        self.bury(&[gone.root()])?;
         self.delete("snapshot", "id = ?", [id.as_bytes()])?;
         self.state.snapshots -= 1;
         for child in read_all::<SnapshotRecord>(self.tx, "parent = ?", [id.as_bytes()])? {
@@ -151,6 +185,7 @@ impl<'a> Change<'a> {
             Some(oldest) if oldest.delta == delta => frozen.pop().is_some(),
             _ => false,
         };
+        self.bury(&[Root::Disk(base)])?;
         let mut moved = Vec::new();
         for mut volume in read_all::<VolumeRecord>(self.tx, ON_BASE, params)? {
             if drop_oldest(&mut volume.frozen) {

@@ -1,6 +1,4 @@
 //! The state row: counts transactions and rows, so that a lost row or a lost transaction is noticed.
-//!
-//! A second row, there from the first removal of chunks on, counts removals. The sum of the first is over both.
 
 use crate::database::sql_error;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
@@ -15,29 +13,30 @@ pub(crate) struct State {
     pub(crate) volumes: i64,
     pub(crate) snapshots: i64,
     pub(crate) packs: i64,
-    /// How often chunks were condemned or removed; see [`State::count_removal`].
+    /// The packs that there ever were: the number of the newest.
+    pub(crate) packs_ever: i64,
+    /// Packs that a collection has condemned and not removed yet.
+    pub(crate) condemned: i64,
+    /// How often packs were condemned: whoever finds it unchanged knows that every chunk still counts as stored that did.
     pub(crate) removals: i64,
 }
 
-/// Keys of the two rows.
-const COUNTS: i64 = 1;
-const REMOVALS: i64 = 2;
-
 impl State {
-    fn counts(&self) -> [i64; 5] {
-        [self.number, self.images, self.volumes, self.snapshots, self.packs]
+    fn counts(&self) -> [i64; 8] {
+        [
+            self.number,
+            self.images,
+            self.volumes,
+            self.snapshots,
+            self.packs,
+            self.packs_ever,
+            self.condemned,
+            self.removals,
+        ]
     }
 
     fn sum(&self) -> i64 {
-        let sum = self.counts().iter().fold(RowSum::new("state"), |sum, count| sum.int(*count));
-        // The row of a store that never removed anything is what it was before removals were counted.
-        if self.removals == 0 { sum.finish() } else { sum.int(self.removals).finish() }
-    }
-
-    /// To be called within every transaction that condemns or removes packs, or rows of the index: whoever finds the count
-    /// unchanged knows that every chunk is still there that was.
-    pub(crate) fn count_removal(&mut self) {
-        self.removals += 1;
+        self.counts().iter().fold(RowSum::new("state"), |sum, count| sum.int(*count)).finish()
     }
 
     pub(crate) fn read(connection: &Connection) -> Result<State> {
@@ -48,13 +47,17 @@ impl State {
                 volumes: row.get(3)?,
                 snapshots: row.get(4)?,
                 packs: row.get(5)?,
-                removals: row.get(7)?,
+                packs_ever: row.get(6)?,
+                condemned: row.get(7)?,
+                removals: row.get(8)?,
             };
-            Ok((state, row.get::<_, i64>(6)?))
+            Ok((state, row.get::<_, i64>(9)?))
         };
-        const BOTH: &str = "SELECT *, coalesce((SELECT number FROM state WHERE one = ?2), 0) FROM state WHERE one = ?1";
-        let row = connection.query_row(BOTH, [COUNTS, REMOVALS], read).optional();
-        match row.map_err(|error| sql_error("cannot read the state of the catalog", error))? {
+        let found = (|| {
+            let mut statement = connection.prepare_cached("SELECT * FROM state WHERE one = 1")?;
+            statement.query_row([], read).optional()
+        })();
+        match found.map_err(|error| sql_error("cannot read the state of the catalog", error))? {
             None => Ok(State::default()),
             Some((state, sum)) if sum == state.sum() => Ok(state),
             Some(_) => Err(Error::corrupt("the state row of the catalog is damaged")),
@@ -64,18 +67,21 @@ impl State {
     /// Writes it as that of one transaction more.
     pub(super) fn advance(mut self, tx: &Transaction<'_>) -> Result<State> {
         self.number += 1;
-        let [number, images, volumes, snapshots, packs] = self.counts();
-        const WRITE: &str = "REPLACE INTO state VALUES (?, ?, ?, ?, ?, ?, ?)";
-        let written = (|| {
-            let row = params![COUNTS, number, images, volumes, snapshots, packs, self.sum()];
-            tx.execute(WRITE, row)?;
-            if self.removals > 0 {
-                tx.execute(WRITE, params![REMOVALS, self.removals, 0, 0, 0, 0, 0])?;
-            }
-            Ok(())
-        })();
-        written.map_err(|error| sql_error("cannot write the state of the catalog", error))?;
-        Ok(self)
+        const WRITE: &str = "REPLACE INTO state VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+        let [number, images, volumes, snapshots, packs, ever, condemned, removals] = self.counts();
+        let row = params![
+            number,
+            images,
+            volumes,
+            snapshots,
+            packs,
+            ever,
+            condemned,
+            removals,
+            self.sum()
+        ];
+        let written = tx.execute(WRITE, row).map(|_| self);
+        written.map_err(|error| sql_error("cannot write the state of the catalog", error))
     }
 }
 

@@ -89,29 +89,61 @@ impl ChunkReader {
 
     /// Reads, decodes and verifies one chunk.
     pub(crate) fn read_place(&self, context: KeyContext, place: &PackPlace) -> Result<Chunk> {
-        let PackPlace { pack, entry } = place;
-        let named = || format!("chunk {} of pack {pack} is damaged", entry.id);
-        let chunk_len_max = CHUNK_SIZE_BYTES_MAX as u32;
-        // Stored chunks are never longer than their content: see `codec`.
-        if entry.len > chunk_len_max || entry.stored_len > chunk_len_max {
-            return Err(Error::corrupt(named()));
-        }
+        let entry = &place.entry;
         let content = if entry.codec == Codec::Raw && entry.len == entry.stored_len {
-            let mut content = vec![0; entry.len as usize];
-            self.packs.read(*pack, entry.offset, &mut content)?;
+            let mut content = Vec::new();
+            self.read_bytes(place, &mut content)?;
             content
         } else {
             STORED.with_borrow_mut(|stored| {
-                stored.resize(entry.stored_len as usize, 0);
-                self.packs.read(*pack, entry.offset, stored)?;
-                codec::decompress(stored, entry.codec, entry.len as usize).context(named)
+                self.read_bytes(place, stored)?;
+                decode(place, stored)
             })?
         };
-        if self.domain.chunk_id(context, &content) != entry.id {
-            return Err(Error::corrupt(named()));
-        }
+        self.must_be(context, place, &content)?;
         Ok(Chunk::new(content))
     }
+
+    /// Reads one chunk as it is stored, and verifies that it is what it should be.
+    pub(crate) fn read_stored(
+        &self,
+        context: KeyContext,
+        place: &PackPlace,
+        stored: &mut Vec<u8>,
+    ) -> Result<()> {
+        self.read_bytes(place, stored)?;
+        match place.entry.codec {
+            Codec::Raw => self.must_be(context, place, stored),
+            _ => self.must_be(context, place, &decode(place, stored)?),
+        }
+    }
+
+    fn read_bytes(&self, place: &PackPlace, stored: &mut Vec<u8>) -> Result<()> {
+        let entry = &place.entry;
+        let chunk_len_max = CHUNK_SIZE_BYTES_MAX as u32;
+        // Stored chunks are never longer than their content: see `codec`.
+        if entry.len > chunk_len_max || entry.stored_len > chunk_len_max {
+            return Err(damaged(place));
+        }
+        stored.resize(entry.stored_len as usize, 0);
+        self.packs.read(place.pack, entry.offset, stored)
+    }
+
+    fn must_be(&self, context: KeyContext, place: &PackPlace, content: &[u8]) -> Result<()> {
+        let is_whole = content.len() == place.entry.len as usize
+            && self.domain.chunk_id(context, content) == place.entry.id;
+        if is_whole { Ok(()) } else { Err(damaged(place)) }
+    }
+}
+
+fn decode(place: &PackPlace, stored: &[u8]) -> Result<Vec<u8>> {
+    let PackPlace { pack, entry } = place;
+    codec::decompress(stored, entry.codec, entry.len as usize)
+        .context(|| format!("chunk {} of pack {pack} is damaged", entry.id))
+}
+
+fn damaged(place: &PackPlace) -> Error {
+    Error::corrupt(format!("chunk {} of pack {} is damaged", place.entry.id, place.pack))
 }
 
 impl ChunkSource for ChunkReader {

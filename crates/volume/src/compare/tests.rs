@@ -57,7 +57,8 @@ impl Bench {
     fn open(&self, base: DiskId, frozen: &[&PathBuf], size_bytes: u64) -> Volume {
         let frozen = frozen.iter().map(|dir| (*dir).clone()).collect();
         let source = self.chunks.clone();
-        Volume::open(VolumeParts { source, base, frozen, own: None, size_bytes }).unwrap()
+        Volume::open(VolumeParts { source, base, frozen, own: None, size_bytes, lease: None })
+            .unwrap()
     }
 }
 
@@ -188,6 +189,7 @@ fn disks_that_can_be_written_are_refused_and_damage_is_an_error() {
         frozen: Vec::new(),
         own,
         size_bytes: BLOCK_SIZE_BYTES,
+        lease: None,
     };
     let writable = Volume::open(parts(base, Some(dir))).unwrap();
     let image = Volume::open(parts(base, None)).unwrap();

@@ -82,6 +82,7 @@ impl Fixture {
             frozen: vec![],
             own: Some(dir.clone()),
             size_bytes,
+            lease: None,
         });
         let volume = volume.unwrap();
         change(&volume);
@@ -129,6 +130,7 @@ impl Fixture {
             frozen: delta.iter().map(|dir| dir.to_path_buf()).collect(),
             own: None,
             size_bytes,
+            lease: None,
         });
         let mut bytes = vec![0xee; size_bytes as usize];
         volume.unwrap().read_at(&mut bytes, 0).unwrap();

@@ -29,7 +29,7 @@ use layers::{Layer, Layers};
 use readahead::Readahead;
 use rotate::Recorded;
 use silt_format::FROZEN_DELTAS_MAX;
-use silt_store::ChunkSource;
+use silt_store::{ChunkSource, Lease};
 use silt_sys::iobuf::{IoBuf, IoBufMut};
 use silt_types::{BLOCK_SIZE_BYTES, DISK_SIZE_BYTES_MAX, DiskId, Error, Result};
 use std::{
@@ -53,6 +53,9 @@ pub struct VolumeParts {
     pub own: Option<PathBuf>,
     /// Length of the disk in bytes, at least that of the base and of every delta.
     pub size_bytes: u64,
+    /// Taken before the catalog was asked for all this; keeps the base, and whatever takes its place, from collection. None
+    /// where something else does.
+    pub lease: Option<Lease>,
 }
 
 /// A disk open for reading, and for writing if it has a delta of its own.
@@ -67,13 +70,14 @@ pub struct Volume {
     first_touch: FirstTouch,
     readahead: Option<Readahead>,
     rotations: Mutex<()>,
+    lease: Option<Lease>,
 }
 
 impl Volume {
     /// Opens a disk. Reads the records of the deltas, nothing of the base. `Busy` if the own delta is in use, `Invalid` for
     /// sizes that do not fit or too many deltas, `Corrupt` for a damaged one.
     pub fn open(parts: VolumeParts) -> Result<Volume> {
-        let VolumeParts { source, base, frozen, own, size_bytes } = parts;
+        let VolumeParts { source, base, frozen, own, size_bytes, lease } = parts;
         if size_bytes < base.size_bytes || size_bytes > DISK_SIZE_BYTES_MAX {
             let base = base.size_bytes;
             return Err(Error::invalid(format!(
@@ -97,6 +101,9 @@ impl Volume {
                 "delta {id} belongs to a disk of {len} bytes, not of {size_bytes}"
             )));
         }
+        if let Some(lease) = &lease {
+            lease.reads(&[base])?;
+        }
         let base = Arc::new(DiskMap::open(source.clone(), base)?);
         let layers = Layers { base, frozen, own, recorded: Recorded::already() };
         Ok(Volume {
@@ -106,6 +113,7 @@ impl Volume {
             first_touch: FirstTouch::default(),
             readahead: None,
             rotations: Mutex::default(),
+            lease,
         })
     }
 

@@ -134,6 +134,10 @@ impl Volume {
         if base.size_bytes > self.size_bytes() {
             return Err(Error::invalid(format!("disk {base} is longer than the volume")));
         }
+        // Both bases are read until the switch is made.
+        if let Some(lease) = &self.lease {
+            lease.reads(&[self.base(), base])?;
+        }
         let map = Arc::new(DiskMap::open(self.source.clone(), base)?);
         let mut layers = self.layers.write().unwrap_or_else(PoisonError::into_inner);
         let is_prefix = layers.frozen.len() >= frozen.len()
@@ -153,6 +157,10 @@ impl Volume {
         });
         let before = std::mem::replace(&mut *layers, next);
         drop(layers);
+        if let Some(lease) = &self.lease {
+            // If this fails, the base before is kept for longer than needed.
+            let _ = lease.reads(&[base]);
+        }
         // The last close of a removed file frees its space, which takes long; no guest is to wait for it.
         drop(before);
         Ok(())

@@ -98,6 +98,7 @@ impl Fixture {
             frozen: self.frozen.clone(),
             own: Some(self.own.clone()),
             size_bytes: LEN as u64,
+            lease: None,
         }
     }
 

@@ -21,5 +21,6 @@ fn open(delta: &Path, size_bytes: u64) -> silt_types::Result<Volume> {
         frozen: vec![],
         own: Some(delta.to_owned()),
         size_bytes,
+        lease: None,
     })
 }

@@ -127,7 +127,8 @@ impl Disk {
     fn open(&self, base: DiskId, own: Option<PathBuf>) -> Volume {
         let size_bytes = base.size_bytes;
         let source = self.chunks.clone();
-        Volume::open(VolumeParts { source, base, frozen: vec![], own, size_bytes }).unwrap()
+        Volume::open(VolumeParts { source, base, frozen: vec![], own, size_bytes, lease: None })
+            .unwrap()
     }
 
     fn read(&self, disk: DiskId) -> Vec<u8> {

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod collecting;
+
 use silt_store::{
     ChunkKind, ChunkSink as _, ChunkSource as _, Compression, ImageRecord, KeyContext, Named, Store,
 };
@@ -260,7 +262,7 @@ fn a_database_shorter_than_what_was_acknowledged_is_corrupt() {
 }
 
 #[test]
-fn removals_are_counted_and_a_lost_count_is_noticed() {
+fn chunks_that_are_known_are_counted_without_being_handed_in() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open_or_create(dir.path(), CACHE).unwrap();
     let ids = publish(&store, "one", 0..3).unwrap();
@@ -270,24 +272,9 @@ fn removals_are_counted_and_a_lost_count_is_noticed() {
     ingest.count_known(2, 5000);
     assert_eq!((ingest.counts().chunks, ingest.counts().chunks_new), (2, 0));
     assert_eq!((ingest.counts().bytes, ingest.counts().bytes_new), (5000, 0));
-    for count in 1..3 {
-        let counted = store.change("cannot count", |change| {
-            change.count_removal();
-            Ok(())
-        });
-        counted.unwrap();
-        assert_eq!(ingest.removals(), 0, "what it was when the lease was taken");
-        assert_eq!(store.ingest(Compression::None).unwrap().removals(), count);
-        publish(&store, &format!("after-{count}"), 0..1).unwrap();
-    }
-    assert!(store.verify(&NoProgress).unwrap().errors.is_empty());
     drop((ingest, store));
     let database = rusqlite::Connection::open(dir.path().join("catalog.db")).unwrap();
-    for change in
-        ["DELETE FROM state WHERE one = 2", "INSERT INTO state VALUES (2, 1, 0, 0, 0, 0, 0)"]
-    {
-        database.execute(change, []).unwrap();
-        let refused = Store::open(dir.path(), CACHE).map(drop).unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::Corrupt, "{change}");
-    }
+    database.execute("UPDATE state SET removals = 1", []).unwrap();
+    let refused = Store::open(dir.path(), CACHE).map(drop).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Corrupt);
 }

@@ -1,0 +1,195 @@
+//! Collecting: what the store does, by what is known here of maps, trees, deltas and servers.
+
+use crate::{control::RunFolder, engine::Engine, remove::remove_folder, seal::deltas_named};
+use silt_format::RootRecord;
+use silt_store::{CollectRequest, Collected, Listing, Marks, Root, RootWalker};
+use silt_tree::{Tree, TreeContent};
+use silt_types::{
+    ChunkId, Context as _, DeltaId, DiskId, Error, ErrorKind, Progress, Result, SnapshotId,
+    VolumeId,
+};
+use silt_volume::{DiskMap, MapVisitor, read_volume_header};
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    path::Path,
+    sync::{Arc, OnceLock},
+};
+
+impl Engine {
+    /// Removes what nothing needs: chunks, and files that killed commands left. Everything else goes on beside it. See
+    /// [`silt_store::Store::collect`] for errors and cost.
+    pub fn collect(&self, request: &CollectRequest, progress: &dyn Progress) -> Result<Collected> {
+        if !request.dry_run {
+            self.remove_passing_leftovers()?;
+        }
+        let walker = Walker { engine: self, known: OnceLock::new() };
+        let collected = self.store.collect(request, &walker, progress)?;
+        if !request.dry_run {
+            self.remove_dead_folders()?;
+            silt_image::drop_dead_caches(&self.store)?;
+        }
+        Ok(collected)
+    }
+
+    /// Removes every cache: what is known of folders and layers that were read, and layers that were fetched. The next builds
+    /// read and fetch again.
+    pub fn drop_caches(&self) -> Result<()> {
+        silt_image::drop_caches(&self.store)
+    }
+
+    /// Folders of volumes and servers that nothing names any more: commands that were killed leave them.
+    fn remove_dead_folders(&self) -> Result<()> {
+        let paths = self.store.paths();
+        let names = names_in(&paths.volumes())?;
+        // After the folders: the record of a volume is there before its folder.
+        let listing = self.list()?;
+        let named = deltas_named(&listing);
+        let frozen = listing.volumes.iter().flat_map(|volume| &volume.frozen);
+        let kept = listing.snapshots.iter().flat_map(|snapshot| &snapshot.frozen);
+        let homes: HashSet<VolumeId> = frozen.chain(kept).map(|frozen| frozen.home).collect();
+        let volumes: HashMap<_, _> =
+            listing.volumes.iter().map(|volume| (volume.id, volume)).collect();
+        for name in names {
+            let Ok(id) = name.parse::<VolumeId>() else { continue };
+            match volumes.get(&id) {
+                // Whoever is at it now may be ahead of the catalog.
+                Some(volume) => match self.turn_alone(volume) {
+                    Ok(_alone) => {
+                        self.reconciled(volume)?;
+                        self.remove_dead_deltas(&paths.volume(id))?;
+                    }
+                    Err(error) if error.kind() == ErrorKind::Busy => {}
+                    Err(error) => return Err(error),
+                },
+                None if homes.contains(&id) => {
+                    let is_dead = |delta: &DeltaId| !named.contains(delta);
+                    self.remove_deltas(&paths.volume(id), is_dead)?;
+                }
+                None => remove_folder(&paths.volume(id))?,
+            }
+        }
+        for name in names_in(&paths.run())? {
+            RunFolder::remove_if_dead(paths, &paths.run().join(name))?;
+        }
+        Ok(())
+    }
+
+    fn remove_dead_deltas(&self, folder: &Path) -> Result<()> {
+        let named = deltas_named(&self.list()?);
+        self.remove_deltas(folder, |delta| !named.contains(delta))
+    }
+
+    fn remove_deltas(&self, folder: &Path, is_dead: impl Fn(&DeltaId) -> bool) -> Result<()> {
+        for name in names_in(folder)? {
+            // One that was being made has more to its name.
+            let id = name.split('.').next().unwrap_or_default();
+            if id.parse::<DeltaId>().is_ok_and(|delta| name != id || is_dead(&delta)) {
+                remove_folder(&folder.join(name))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn names_in(folder: &Path) -> Result<Vec<String>> {
+    let listed = fs::read_dir(folder).context(|| format!("cannot list {}", folder.display()))?;
+    let names = listed.map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into()));
+    names.collect::<std::io::Result<_>>().context(|| format!("cannot list {}", folder.display()))
+}
+
+/// What maps and trees reach, and which root records matter.
+struct Walker<'a> {
+    engine: &'a Engine,
+    known: OnceLock<Result<Known, String>>,
+}
+
+/// What root records are about.
+struct Known {
+    /// Images by disk and time.
+    images: HashMap<(DiskId, i64), usize>,
+    snapshots: HashMap<SnapshotId, usize>,
+    /// Deltas that headers of volumes have, which are behind the catalog where those were sealed.
+    deltas: HashSet<DeltaId>,
+}
+
+impl RootWalker for Walker<'_> {
+    fn walk(&self, root: &Root, marks: &Marks) -> Result<()> {
+        match root {
+            Root::Disk(disk) => self.walk_disk(*disk, marks),
+            Root::Tree(tree) => Tree::new(&self.engine.store, *tree).for_each_content(
+                |node| marks.need_node(node),
+                |size_bytes, content| match content {
+                    TreeContent::Chunks(ids) => {
+                        let ids = ids.iter().filter(|id| **id != DiskId::ZERO_ROOT);
+                        ids.for_each(|id| marks.need_content(id));
+                        Ok(())
+                    }
+                    TreeContent::Map(root) => {
+                        self.walk_disk(DiskId { root: *root, size_bytes }, marks)
+                    }
+                },
+            ),
+        }
+    }
+
+    fn carry(&self, record: &RootRecord, listing: &Listing) -> Result<Option<RootRecord>> {
+        let known = self.known.get_or_init(|| self.know(listing).map_err(|error| error.chain()));
+        let known = known.as_ref().map_err(|why| Error::new(ErrorKind::Corrupt, why.clone()))?;
+        Ok(match record {
+            RootRecord::Image { disk, created_ns, .. } => {
+                let image = known.images.get(&(*disk, *created_ns));
+                image.map(|at| listing.images[*at].root_record())
+            }
+            RootRecord::Snapshot { id, .. } => known.snapshots.get(id).and_then(|at| {
+                let snapshot = &listing.snapshots[*at];
+                snapshot.disk_id().map(|disk| snapshot.root_record(disk))
+            }),
+            RootRecord::Seal { delta, .. } => known.deltas.contains(delta).then(|| record.clone()),
+        })
+    }
+}
+
+impl Walker<'_> {
+    fn walk_disk(&self, disk: DiskId, marks: &Marks) -> Result<()> {
+        let map = DiskMap::open(Arc::new(self.engine.store.clone()), disk)?;
+        map.walk(&mut Needing(marks))
+    }
+
+    fn know(&self, listing: &Listing) -> Result<Known> {
+        let images = listing.images.iter().enumerate();
+        let snapshots = listing.snapshots.iter().enumerate();
+        let mut deltas = HashSet::new();
+        for volume in &listing.volumes {
+            match read_volume_header(&self.engine.store.paths().volume(volume.id)) {
+                Ok(header) => deltas.extend(header.frozen),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Known {
+            images: images.map(|(at, image)| ((image.disk, image.created_ns), at)).collect(),
+            snapshots: snapshots.map(|(at, snapshot)| (snapshot.id, at)).collect(),
+            deltas,
+        })
+    }
+}
+
+/// Everything that a map has is needed.
+struct Needing<'a>(&'a Marks);
+
+impl MapVisitor for Needing<'_> {
+    fn enter(&mut self, node: &ChunkId) -> bool {
+        self.0.need_node(node)
+    }
+
+    fn node(&mut self, _node: &ChunkId, _len_bytes: u64) {}
+
+    fn content(&mut self, chunk: &ChunkId) {
+        self.0.need_content(chunk);
+    }
+
+    fn unreadable(&mut self, _node: &ChunkId, error: Error) -> Result<()> {
+        Err(error)
+    }
+}

@@ -1,0 +1,222 @@
+//! Which chunks are needed: eight bytes for each chunk of the index, and one bit.
+//!
+//! Ids are hashes, so those of one first byte are spread evenly: a look-up guesses where an id is among them and searches
+//! nearby. Forty bits of an id tell it from others here. Where two of the index have these in common, the whole ids are kept
+//! beside. An id that is not in the index may pass for one that is, which keeps too much, never too little: whether a node
+//! was walked before is told from whole ids only.
+
+use crate::{
+    database::Database,
+    index::{self, Place},
+};
+use silt_types::{ChunkId, Error, Progress, Result};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    thread,
+};
+
+/// Low bits of a key: the pack that has the chunk, by its place in [`Marks::packs`].
+const PACK_BITS: u32 = 24;
+/// Bits of an id in a key, above those.
+const ID_BITS: u32 = 40;
+
+/// Chunks that are needed; see [`super::RootWalker`].
+pub struct Marks {
+    shards: Vec<Shard>,
+    /// Numbers of packs, ascending.
+    packs: Vec<i64>,
+    /// Nodes walked since the second walk began; in the first, their bits say it.
+    walked_again: Option<Mutex<HashSet<ChunkId>>>,
+    missing: AtomicU64,
+    database: Arc<Database>,
+}
+
+/// The chunks whose ids begin with one byte.
+#[derive(Default)]
+struct Shard {
+    /// Bits of the id above the number of the pack, ascending.
+    keys: Vec<u64>,
+    needed: Vec<AtomicU64>,
+    /// Where those are that share these bits with others.
+    alike: HashMap<ChunkId, usize>,
+}
+
+/// Chunks of a pack.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Use {
+    /// In the index.
+    pub(crate) chunks: u64,
+    /// Of those, needed.
+    pub(crate) needed: u64,
+}
+
+impl Marks {
+    /// Reads the index with every core, nothing in it being needed yet. `packs` are the numbers of all packs, ascending.
+    /// `Corrupt` if a row is damaged.
+    pub(super) fn read(
+        database: Arc<Database>,
+        packs: Vec<i64>,
+        chunks: u64,
+        progress: &dyn Progress,
+    ) -> Result<Marks> {
+        if packs.len() >= 1 << PACK_BITS {
+            let message = "the store has more packs than can be collected";
+            return Err(Error::new(silt_types::ErrorKind::Unsupported, message));
+        }
+        progress.begin("reading the index", 0);
+        let next = AtomicUsize::new(0);
+        let read: Vec<Mutex<Option<Result<Shard>>>> = (0..256).map(|_| Mutex::default()).collect();
+        thread::scope(|scope| {
+            let worker = || {
+                loop {
+                    let first = next.fetch_add(1, Relaxed);
+                    let Some(slot) = read.get(first) else { return };
+                    let shard = Shard::read(&database, first, &packs, chunks);
+                    *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(shard);
+                }
+            };
+            (0..thread::available_parallelism().map_or(1, usize::from))
+                .for_each(|_| drop(scope.spawn(worker)));
+        });
+        let ended = || Error::internal("a thread that reads the index panicked");
+        let shards = read.into_iter().map(|slot| {
+            slot.into_inner().unwrap_or_else(PoisonError::into_inner).ok_or_else(ended)?
+        });
+        let shards = shards.collect::<Result<_>>()?;
+        Ok(Marks { shards, packs, walked_again: None, missing: AtomicU64::new(0), database })
+    }
+
+    /// From here on a node counts as walked only if it was since.
+    pub(super) fn begin_second_walk(&mut self) {
+        self.walked_again = Some(Mutex::default());
+    }
+
+    /// A node of a map or a tree is needed. True if it is to be walked: nobody did before.
+    pub fn need_node(&self, node: &ChunkId) -> bool {
+        let was_needed = self.set(node);
+        match &self.walked_again {
+            // Where it is not in the index it cannot be read either, which is found out by trying.
+            None => !was_needed.unwrap_or(false),
+            Some(walked) => walked.lock().unwrap_or_else(PoisonError::into_inner).insert(*node),
+        }
+    }
+
+    /// A chunk of content is needed.
+    pub fn need_content(&self, chunk: &ChunkId) {
+        let is_unknown = self.set(chunk).is_none() && self.walked_again.is_none();
+        // It may have been stored again meanwhile, elsewhere.
+        if is_unknown && matches!(index::find(&self.database, chunk), Ok(None)) {
+            self.missing.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// How often content was needed that is not in the index.
+    pub(super) fn missing(&self) -> u64 {
+        self.missing.load(Relaxed)
+    }
+
+    pub(super) fn is_needed(&self, chunk: &ChunkId) -> bool {
+        let shard = self.shard(chunk);
+        shard
+            .find(chunk)
+            .is_some_and(|at| shard.needed[at / 64].load(Relaxed) >> (at % 64) & 1 == 1)
+    }
+
+    /// What is used of every pack, by number, packs without a chunk in the index too.
+    pub(super) fn uses(&self) -> HashMap<i64, Use> {
+        let mut uses = vec![Use::default(); self.packs.len()];
+        for shard in &self.shards {
+            for (at, key) in shard.keys.iter().enumerate() {
+                let of_pack = &mut uses[(key & ((1 << PACK_BITS) - 1)) as usize];
+                of_pack.chunks += 1;
+                of_pack.needed += shard.needed[at / 64].load(Relaxed) >> (at % 64) & 1;
+            }
+        }
+        self.packs.iter().copied().zip(uses).collect()
+    }
+
+    /// Answers whether it was needed before; `None` if it is not in the index.
+    fn set(&self, chunk: &ChunkId) -> Option<bool> {
+        let shard = self.shard(chunk);
+        let at = shard.find(chunk)?;
+        let bit = 1 << (at % 64);
+        let word = &shard.needed[at / 64];
+        // Most are met more than once, and reading is cheaper than writing what is there.
+        Some(word.load(Relaxed) & bit != 0 || word.fetch_or(bit, Relaxed) & bit != 0)
+    }
+
+    fn shard(&self, chunk: &ChunkId) -> &Shard {
+        &self.shards[usize::from(chunk.as_bytes()[0])]
+    }
+}
+
+impl Shard {
+    fn read(database: &Database, first: usize, packs: &[i64], chunks: u64) -> Result<Shard> {
+        let mut shard = Shard::default();
+        // Evenly spread, give or take: a vector that doubles would take twice the memory for a moment.
+        let expected = (chunks / 256) as usize;
+        shard.keys.reserve_exact(expected + expected.isqrt() * 4 + 16);
+        let mut failed = None;
+        let mut last: Option<ChunkId> = None;
+        index::for_each_chunk_from(database, first as u8, |place| {
+            let added = place.and_then(|place| shard.add(&place, packs, &mut last));
+            if let Err(error) = added {
+                failed.get_or_insert(error);
+            }
+        })?;
+        shard.needed.resize_with(shard.keys.len().div_ceil(64), AtomicU64::default);
+        failed.map_or(Ok(shard), Err)
+    }
+
+    fn add(&mut self, place: &Place, packs: &[i64], last: &mut Option<ChunkId>) -> Result<()> {
+        let id = place.entry.id;
+        let Ok(pack) = packs.binary_search(&place.pack) else {
+            // Added since the packs were listed, and so none that is looked at.
+            return match packs.last() {
+                Some(newest) if place.pack <= *newest => Err(Error::corrupt(format!(
+                    "the index has chunk {id} in pack number {}, which it does not know",
+                    place.pack
+                ))),
+                _ => Ok(()),
+            };
+        };
+        let bits = bits_of(&id);
+        if let Some(last) = last.replace(id).filter(|last| bits_of(last) == bits) {
+            self.alike.insert(last, self.keys.len() - 1);
+            self.alike.insert(id, self.keys.len());
+        }
+        self.keys.push(bits << PACK_BITS | pack as u64);
+        Ok(())
+    }
+
+    fn find(&self, id: &ChunkId) -> Option<usize> {
+        let (bits, len) = (bits_of(id), self.keys.len());
+        let guess = ((bits as u128 * len as u128) >> ID_BITS) as usize;
+        let margin = len.isqrt() * 2 + 2;
+        let (low, high) = (guess.saturating_sub(margin), (guess + margin).min(len));
+        let is_before = |key: &u64| key >> PACK_BITS < bits;
+        let near = low + self.keys[low..high].partition_point(is_before);
+        // At an end of what was searched it may be beyond.
+        let at = match near {
+            near if (near > low || low == 0) && (near < high || high == len) => near,
+            _ => self.keys.partition_point(is_before),
+        };
+        let found = self.keys.get(at).is_some_and(|key| key >> PACK_BITS == bits);
+        let is_alike = || self.keys.get(at + 1).is_some_and(|key| key >> PACK_BITS == bits);
+        match found {
+            true if is_alike() => self.alike.get(id).copied(),
+            true => Some(at),
+            false => None,
+        }
+    }
+}
+
+/// The bits of an id behind its first byte.
+fn bits_of(id: &ChunkId) -> u64 {
+    let [_, a, b, c, d, e, ..] = *id.as_bytes();
+    u64::from_be_bytes([0, 0, 0, a, b, c, d, e])
+}

@@ -1,0 +1,103 @@
+//! Moves what is needed of some packs into new ones, as it is stored, verified on the way.
+
+use super::Marks;
+use crate::{
+    chunk::ChunkKind,
+    index::{self, PackRow},
+    ingest::{PACK_CHUNKS_TARGET, PACK_SIZE_BYTES_TARGET},
+    pack::PackWriter,
+    reader::PackPlace,
+    store::Shared,
+};
+use silt_format::{PackFooter, RootRecord};
+use silt_types::{Error, LeaseId, Progress, Result};
+
+/// Writes packs of what is moved. Dropped before [`Mover::finish`], it leaves what it has moved so far where it was.
+pub(super) struct Mover<'a> {
+    shared: &'a Shared,
+    lease: LeaseId,
+    progress: &'a dyn Progress,
+    writer: Option<PackWriter>,
+    /// Where the chunks of the pack being written come from.
+    sources: Vec<i64>,
+    roots: Vec<RootRecord>,
+    pub(super) chunks: u64,
+    pub(super) bytes: u64,
+    /// Bytes of the packs written.
+    pub(super) bytes_packs: u64,
+}
+
+impl<'a> Mover<'a> {
+    pub(super) fn new(shared: &'a Shared, lease: LeaseId, progress: &'a dyn Progress) -> Mover<'a> {
+        Mover {
+            shared,
+            lease,
+            progress,
+            writer: None,
+            sources: Vec::new(),
+            roots: Vec::new(),
+            chunks: 0,
+            bytes: 0,
+            bytes_packs: 0,
+        }
+    }
+
+    /// Moves what is needed of a pack and found there, and keeps `roots`. `Corrupt` if something of it is damaged.
+    pub(super) fn take(
+        &mut self,
+        pack: &PackRow,
+        footer: &PackFooter,
+        marks: &Marks,
+        roots: Vec<RootRecord>,
+    ) -> Result<()> {
+        let mut stored = Vec::new();
+        for entry in footer.entries.iter().filter(|entry| marks.is_needed(&entry.id)) {
+            let found = index::find(&self.shared.database, &entry.id)?;
+            if !found.is_some_and(|place| place.pack == pack.number && place.entry == *entry) {
+                continue;
+            }
+            let kind = ChunkKind::from_u8(entry.kind)
+                .ok_or_else(|| Error::corrupt(format!("chunk {} has an unknown kind", entry.id)))?;
+            let place = PackPlace { pack: pack.id, entry: *entry };
+            self.shared.reader.read_stored(kind.context(), &place, &mut stored)?;
+            let writer = match &mut self.writer {
+                Some(writer) => writer,
+                none => none.insert(PackWriter::create(&self.shared.paths, self.lease)?),
+            };
+            writer.append(entry.id, entry.kind, entry.codec, &stored, entry.len as usize)?;
+            let is_full =
+                writer.size() >= PACK_SIZE_BYTES_TARGET || writer.chunks() >= PACK_CHUNKS_TARGET;
+            self.sources.push(pack.number);
+            self.chunks += 1;
+            self.bytes += u64::from(entry.stored_len);
+            self.progress.advance(u64::from(entry.stored_len));
+            if is_full {
+                self.close()?;
+            }
+        }
+        for root in roots {
+            self.roots.push(root);
+            if self.roots.len() == PackFooter::ROOTS_MAX {
+                self.close()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything moved is durable and found in its new place when this returns.
+    pub(super) fn finish(&mut self) -> Result<()> {
+        if self.writer.is_some() || !self.roots.is_empty() { self.close() } else { Ok(()) }
+    }
+
+    fn close(&mut self) -> Result<()> {
+        let writer = match self.writer.take() {
+            Some(writer) => writer,
+            None => PackWriter::create(&self.shared.paths, self.lease)?,
+        };
+        let (pack, size, footer) = writer.finish(std::mem::take(&mut self.roots))?;
+        let sources = std::mem::take(&mut self.sources);
+        index::move_to(&self.shared.database, pack, self.lease, size, &footer, &sources)?;
+        self.bytes_packs += size;
+        Ok(())
+    }
+}
