@@ -58,6 +58,8 @@ pub(crate) enum Command {
     Metrics(commands::metrics::Args),
     Mount(commands::mount::Args),
     Gc(commands::gc::Args),
+    Why(commands::why::Args),
+    Store(commands::store::Args),
     Verify(commands::verify::Args),
     Completions(commands::completions::Args),
     Man(commands::man::Args),

@@ -259,7 +259,7 @@ fn what_killed_commands_left_goes_too() {
     assert_eq!(fs::read_dir(silt.store().join("run")).unwrap().count(), 0);
     let leases = fs::read_dir(silt.store().join("leases")).unwrap();
     let leases: Vec<_> = leases.map(|lease| lease.unwrap().file_name()).collect();
-    assert_eq!(leases, ["collection"]);
+    assert_eq!(leases, ["lock"]);
     silt.assert_verified();
     let mut block = [0; 4096];
     let server = silt.serve("vm", &[]);
@@ -288,4 +288,86 @@ fn caches_go_when_they_are_of_no_use_and_when_asked() {
     silt.ok(&["gc", "--caches"]);
     assert_eq!(caches(), 0);
     assert_ne!(number(&silt.json(&["build", &kept, "kept", "--replace"]), "bytes_read"), 0);
+}
+
+/// What a removal would free is what the next collection removes, whatever is shared.
+#[test]
+fn what_a_removal_would_free_is_what_goes() {
+    let silt = Silt::new();
+    for n in 1..=3 {
+        silt.ok(&["build", &tree(&silt, n), &format!("image-{n}"), "--size", "64M"]);
+    }
+    silt.ok(&["clone", "image-1", "vm"]);
+    let server = silt.serve("vm", &[]);
+    let client = NbdClient::connect(&server.socket).unwrap();
+    for (round, name) in ["vm@a", "vm@b"].iter().enumerate() {
+        client.write_at(&pseudo_random(1 << 20, round as u64), (round as u64) << 21).unwrap();
+        client.flush().unwrap();
+        silt.ok(&["snapshot", name, "--wait"]);
+    }
+    client.write_at(&pseudo_random(1 << 20, 9), 40 << 20).unwrap();
+    drop(client);
+    server.stop();
+    // It stands on the same disk as the volume.
+    assert_eq!(number(&silt.json(&["why", "image-1"])["would_free"], "chunks"), {
+        let alone = silt.json(&["rm", "--dry-run", "image-1"]);
+        number(&alone["would_free"], "chunks")
+    });
+    let cases: [&[&str]; 4] =
+        [&["image-2"], &["vm@a"], &["vm", "--recursive"], &["image-1", "image-3"]];
+    for case in cases {
+        let needed = || number(&silt.json(&["gc"]), "chunks_needed");
+        let before = needed();
+        let would = silt.json(&[&["rm", "--dry-run"], case].concat());
+        let deltas = || -> u64 {
+            let files = silt.files_called("data.000");
+            files.iter().map(|file| fs::metadata(file).unwrap().blocks() * 512).sum()
+        };
+        let deltas_before = deltas();
+        silt.ok(&[&["rm"], case].concat());
+        let freed = &would["would_free"];
+        assert_eq!(number(freed, "delta_bytes"), deltas_before - deltas(), "{case:?}");
+        assert_eq!(number(freed, "chunks"), before - needed(), "{case:?}");
+    }
+    assert_eq!(number(&silt.json(&["gc"]), "chunks_needed"), 0);
+}
+
+#[test]
+fn chunks_and_packs_are_kept_by_those_who_need_them() {
+    let silt = Silt::new();
+    for n in 1..=2 {
+        silt.ok(&["build", &tree(&silt, n), &format!("image-{n}")]);
+    }
+    silt.ok(&["clone", "image-1", "vm"]);
+    let database = rusqlite::Connection::open(silt.store().join("catalog.db")).unwrap();
+    let hex = |bytes: Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let mut statement = database.prepare("SELECT id FROM chunk").unwrap();
+    let chunks: Vec<_> =
+        statement.query_map([], |row| row.get(0)).unwrap().map(|id| hex(id.unwrap())).collect();
+    let mut statement = database.prepare("SELECT id FROM pack ORDER BY number").unwrap();
+    let packs: Vec<_> =
+        statement.query_map([], |row| row.get(0)).unwrap().map(|id| hex(id.unwrap())).collect();
+    drop(statement);
+    let needed_by = |what: &str| -> Vec<String> {
+        let why = silt.json(&["why", what]);
+        let names = why["needed_by"].as_array().unwrap();
+        names.iter().map(|name| name.as_str().unwrap().to_owned()).collect()
+    };
+    let (mut by_all, mut by_one) = (0, 0);
+    for chunk in chunks.iter().step_by(7) {
+        match needed_by(chunk).join(" ").as_str() {
+            "image image-1 image image-2 volume vm" => by_all += 1,
+            "image image-2" => by_one += 1,
+            "image image-1" | "image image-1 volume vm" => {}
+            other => panic!("{other}"),
+        }
+    }
+    assert!(by_all > 0 && by_one > 0, "{by_all} {by_one}");
+    assert_eq!(needed_by(&packs[1]), ["image image-2"]);
+    silt.ok(&["rm", "image-2"]);
+    assert_eq!(needed_by(&packs[1]), [] as [&str; 0]);
+    assert!(silt.ok(&["why", &packs[1]]).contains("nothing needs it"));
+    silt.fails(3, &["why", &"0".repeat(64)]);
+    silt.fails(3, &["why", &"0".repeat(32)]);
+    silt.fails(3, &["why", "nobody"]);
 }

@@ -34,4 +34,5 @@ mod survey;
 mod taking_over;
 mod taking_over_files;
 mod together;
+mod upgrading;
 mod volumes;

@@ -321,6 +321,11 @@ pub(crate) fn pseudo_random(len: usize, seed: u64) -> Vec<u8> {
     bytes
 }
 
+/// Runs `tar`.
+pub(crate) fn with_tar(args: &[&str]) {
+    assert!(Command::new("tar").args(args).status().unwrap().success());
+}
+
 /// Whether tests may act as root here; says so when not.
 pub(crate) fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();

@@ -23,8 +23,7 @@ impl Engine {
         if !request.dry_run {
             self.remove_passing_leftovers()?;
         }
-        let walker = Walker { engine: self, known: OnceLock::new() };
-        let collected = self.store.collect(request, &walker, progress)?;
+        let collected = self.store.collect(request, &Walker::new(self), progress)?;
         if !request.dry_run {
             self.remove_dead_folders()?;
             silt_image::drop_dead_caches(&self.store)?;
@@ -99,7 +98,7 @@ fn names_in(folder: &Path) -> Result<Vec<String>> {
 }
 
 /// What maps and trees reach, and which root records matter.
-struct Walker<'a> {
+pub(crate) struct Walker<'a> {
     engine: &'a Engine,
     known: OnceLock<Result<Known, String>>,
 }
@@ -151,6 +150,10 @@ impl RootWalker for Walker<'_> {
 }
 
 impl Walker<'_> {
+    pub(crate) fn new(engine: &Engine) -> Walker<'_> {
+        Walker { engine, known: OnceLock::new() }
+    }
+
     fn walk_disk(&self, disk: DiskId, marks: &Marks) -> Result<()> {
         let map = DiskMap::open(Arc::new(self.engine.store.clone()), disk)?;
         map.walk(&mut Needing(marks))

@@ -32,7 +32,9 @@ mod shares;
 mod snapshot;
 mod state;
 mod takeover;
+mod upgrade;
 mod verify;
+mod why;
 
 pub use broker::Broker;
 pub use clone::CloneRequest;
@@ -62,15 +64,18 @@ pub use silt_export::{
 pub use silt_ext4::growth::Growth;
 pub use silt_ext4::reader::{Aspect, Aspects, Change, InodeKind};
 pub use silt_ext4::writer::Summary;
+pub use silt_format::STORE_VERSION;
 pub use silt_image::{
     AddedFile, BuildRequest, BuiltImage, Changes, Edits, Format, Glob, MAX_SIZE_BYTES_DEFAULT,
     Owner, RegistryAccess, Source,
 };
 pub use silt_store::{
-    CollectRequest, Collected, Compression, FrozenDelta, ImageRecord, IngestCounts, Listing, Named,
-    SnapshotPurpose, SnapshotRecord, VolumeRecord,
+    ChunkKind, CollectRequest, Collected, Compression, FrozenDelta, Holder, ImageRecord,
+    IngestCounts, Listing, Named, SnapshotPurpose, SnapshotRecord, VolumeRecord,
 };
 pub use silt_sys::process::become_user;
 pub use silt_volume::SealCounts;
 pub use takeover::TakeOver;
+pub use upgrade::upgrade_store;
 pub use verify::{Damage, VerifyReport};
+pub use why::{Why, WouldFree};

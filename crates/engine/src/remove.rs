@@ -12,15 +12,7 @@ impl Engine {
     /// if a volume has snapshots, unless `recursive` removes those too, or if something is served. The space of deltas that
     /// nobody needs any more is free at once; chunks are left to collection.
     pub fn remove(&self, names: &[DiskName], recursive: bool) -> Result<Vec<(DiskName, Named)>> {
-        let mut gone = Vec::new();
-        let mut met = HashSet::new();
-        for name in names.iter().filter(|name| met.insert(*name)) {
-            let named = self.find(name)?;
-            if let (Named::Volume(volume), false) = (&named, recursive) {
-                self.refuse_dependants(volume, names)?;
-            }
-            gone.push((name.clone(), named));
-        }
+        let gone = self.named_once(names, recursive)?;
         let _locks = self.lock_to_remove(gone.iter().map(|(_, named)| named))?;
         let mut deltas = Vec::new();
         self.store.change("cannot remove the names", |change| {
@@ -52,6 +44,23 @@ impl Engine {
         })?;
         self.remove_unneeded(deltas)?;
         Ok(gone)
+    }
+
+    /// What is to be removed, each once. `Busy` if a volume has snapshots that are not to go with it.
+    pub(crate) fn named_once(
+        &self,
+        names: &[DiskName],
+        recursive: bool,
+    ) -> Result<Vec<(DiskName, Named)>> {
+        let (mut found, mut met) = (Vec::new(), HashSet::new());
+        for name in names.iter().filter(|name| met.insert(*name)) {
+            let named = self.find(name)?;
+            if let (Named::Volume(volume), false) = (&named, recursive) {
+                self.refuse_dependants(volume, names)?;
+            }
+            found.push((name.clone(), named));
+        }
+        Ok(found)
     }
 
     /// Removes a snapshot that held a state for work in progress.

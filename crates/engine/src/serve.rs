@@ -176,7 +176,9 @@ impl Prepared {
     /// after everything else that holds the store was dropped.
     pub fn confine(&mut self, broker: &Broker, required: bool) -> Result<Confinement> {
         let sockets = self.exports.iter().filter_map(|export| export.socket());
+        let lease = self.volume.lease().map(|lease| lease.path().to_owned());
         sockets
+            .chain(lease)
             .chain([self.folder.path().to_owned()])
             .try_for_each(|path| broker.remove_at_end(&path))?;
         let mut mounts = self.exports.iter().filter_map(|export| export.mount());

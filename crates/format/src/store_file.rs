@@ -47,10 +47,15 @@ impl StoreFile {
 
     /// Decodes the file. `Unsupported` if the store is of another version: there is none that is read as an older one.
     pub fn decode(bytes: &[u8]) -> Result<StoreFile> {
+        StoreFile::decode_since(bytes, STORE_VERSION).map(|(file, _)| file)
+    }
+
+    /// The same for stores of older versions too, down to `version_min`. Answers the version.
+    pub fn decode_since(bytes: &[u8], version_min: u16) -> Result<(StoreFile, u16)> {
         let (header, payload) = FileHeader::decode_file(bytes, STORE_MAGIC, STORE_VERSION)?;
-        if header.version < STORE_VERSION {
+        if header.version < version_min {
             let message = format!(
-                "the store has format version {}; this build knows version {STORE_VERSION}",
+                "the store has format version {}; this build knows version {STORE_VERSION}, and `silt store upgrade` from version 2 on",
                 header.version
             );
             return Err(Error::new(ErrorKind::Unsupported, message));
@@ -58,7 +63,7 @@ impl StoreFile {
         let mut wire = WireReader::new(payload, "store file");
         let domain_secret = wire.array()?;
         wire.finish()?;
-        Ok(StoreFile { id: header.id, domain_secret })
+        Ok((StoreFile { id: header.id, domain_secret }, header.version))
     }
 }
 

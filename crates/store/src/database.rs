@@ -35,9 +35,9 @@ const GIVE_BACK: &str = "PRAGMA incremental_vacuum(256)";
 /// `SILT` in the header of the database file.
 const APPLICATION_ID: i64 = 0x5349_4c54;
 /// Version of the tables below. A new one takes a new version of the store, too.
-const SCHEMA_VERSION: i64 = 3;
+pub(crate) const SCHEMA_VERSION: i64 = 3;
 
-const SCHEMA: &str = "
+pub(crate) const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS state (
     one INTEGER PRIMARY KEY, number INTEGER NOT NULL, images INTEGER NOT NULL, volumes INTEGER NOT NULL,
     snapshots INTEGER NOT NULL, packs INTEGER NOT NULL, packs_ever INTEGER NOT NULL, condemned INTEGER NOT NULL,
@@ -129,6 +129,28 @@ impl Database {
         Ok(database)
     }
 
+    /// The database at `path`, whatever its version.
+    pub(crate) fn for_upgrade(path: &Path) -> Result<Database> {
+        let database = Database::new(path);
+        database.sync_log()?;
+        Ok(database)
+    }
+
+    /// The version of its tables.
+    pub(crate) fn version(&self) -> Result<i64> {
+        let doing = "cannot read the version of the database";
+        self.read(doing, |c| c.pragma_query_value(None, "user_version", |row| row.get(0)))
+    }
+
+    /// Writes the file anew, so that from then on it can give back what is free in it.
+    pub(crate) fn make_compact(&self) -> Result<()> {
+        let doing = "cannot write the database anew";
+        self.read(doing, |connection| {
+            connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+            connection.execute_batch("VACUUM")
+        })
+    }
+
     /// Refuses a damaged definition of a table, by which rows would be written that nobody finds.
     fn check_schema(&self) -> Result<()> {
         let damaged = |what: &str| {
@@ -146,7 +168,13 @@ impl Database {
             return Err(damaged("header"));
         }
         let wanted = SCHEMA.split(';').map(|table| table.trim().replace("IF NOT EXISTS ", ""));
-        if wanted.filter(|table| !table.is_empty()).eq(found) {
+        // In the order in which they were made, which an upgrade changes.
+        let in_order = |tables: &mut dyn Iterator<Item = String>| {
+            let mut tables: Vec<_> = tables.filter(|table| !table.is_empty()).collect();
+            tables.sort();
+            tables
+        };
+        if in_order(&mut { wanted }) == in_order(&mut found.into_iter()) {
             return Ok(());
         }
         Err(Error::corrupt(format!(
@@ -246,6 +274,7 @@ impl Database {
     /// Gives back to the file system what is free in the file, a little at a time.
     pub(crate) fn give_back(&self) -> Result<()> {
         const DOING: &str = "cannot shorten the database";
+        let mut before = i64::MAX;
         loop {
             let left = self.write(DOING, |tx| {
                 let step = (|| {
@@ -256,9 +285,11 @@ impl Database {
                 })();
                 step.map_err(|error| sql_error(DOING, error))
             })?;
-            if left == 0 {
+            // A database that was made before this could be done has nothing to give.
+            if left == 0 || left == before {
                 return Ok(());
             }
+            before = left;
         }
     }
 

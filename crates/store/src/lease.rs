@@ -46,6 +46,11 @@ impl Lease {
         self.id
     }
 
+    /// Its file, which goes with it.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Says that these disks, at most 64, are all that the work under it reads from now on, and that it adds nothing. So they
     /// are kept, and nobody waits for it. Costs a system call.
     pub fn reads(&self, disks: &[DiskId]) -> Result<()> {
@@ -216,6 +221,20 @@ pub(crate) fn remove_leftovers(
         }
     }
     Ok(removed)
+}
+
+/// Keeps everybody from taking a lease. `Busy`, naming who, if somebody holds one.
+pub(crate) fn turn_without_work(paths: &StorePaths) -> Result<File> {
+    let turn = turn(paths)?;
+    for name in names_in(&paths.leases())? {
+        if let Ok(id) = name.parse::<LeaseId>()
+            && let Some(lease) = look_at(paths, id)?
+        {
+            let message = format!("{} is working with the store", lease.holder());
+            return Err(Error::new(ErrorKind::Busy, message));
+        }
+    }
+    Ok(turn)
 }
 
 /// Whose turn it is to take a lease or to remove dead ones: nobody may see one made but not yet locked.

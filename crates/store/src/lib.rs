@@ -15,6 +15,7 @@ mod pack;
 mod paths;
 mod reader;
 mod store;
+mod upgrade;
 mod verify;
 
 pub use catalog::{
@@ -23,11 +24,12 @@ pub use catalog::{
 };
 pub use chunk::{Chunk, ChunkKind, ChunkSink, ChunkSource, Domain, KeyContext, MemoryChunks};
 pub use codec::Compression;
-pub use gc::{CollectRequest, Collected, Marks, RootWalker};
+pub use gc::{CollectRequest, Collected, Freed, Holder, Marks, PackContent, RootWalker};
 pub use index::PackTotals;
 pub use ingest::{Ingest, IngestCounts};
 pub use lease::Lease;
 pub use paths::StorePaths;
 pub use reader::{ChunkReader, PackPlace, Places};
 pub use store::{CollectionHeld, Store, StoreTotals};
+pub use upgrade::upgrade_store;
 pub use verify::Findings;

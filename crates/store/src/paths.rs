@@ -57,7 +57,7 @@ impl StorePaths {
 
     /// The lock of who collects or verifies.
     pub(crate) fn collection_lock(&self) -> PathBuf {
-        self.leases().join("collection")
+        self.leases().join("lock")
     }
 
     /// The folder of volumes.

@@ -11,7 +11,7 @@ mod read;
 
 pub use build::TreeBuilder;
 pub use diff::{TreeChange, for_each_change};
-pub use read::Tree;
+pub use read::{Met, Tree};
 pub use silt_format::{
     TREE_INLINE_CHUNKS_MAX as INLINE_CHUNKS_MAX, TreeContent, TreeEntry, TreeKind, TreeXattr,
 };

@@ -3,9 +3,19 @@
 use silt_format::{TreeContent, TreeEntry, TreeKind, TreeNode, path_before};
 use silt_store::{ChunkSource, KeyContext};
 use silt_types::{ChunkId, Context as _, Error, Result, TreeId};
+use std::collections::HashMap;
 
 /// Deeper than any tree that can be built: each level holds at least twice what the one below does.
 const LEVELS_MAX: u8 = 40;
+
+/// What [`Tree::reaches`] comes across.
+#[derive(Clone, Copy, Debug)]
+pub enum Met<'a> {
+    /// A node of the tree.
+    Node(&'a ChunkId),
+    /// The content of a file of this length in bytes.
+    Content(u64, &'a TreeContent),
+}
 
 /// A sealed tree.
 pub struct Tree<'a> {
@@ -57,6 +67,52 @@ impl<'a> Tree<'a> {
         })
     }
 
+    /// Whether `is_met` finds what it looks for: in a node, or in the content of a file, by its length. Of nodes that were looked
+    /// into, `known` keeps the answer, for other trees that have them too.
+    pub fn reaches(
+        &self,
+        known: &mut HashMap<ChunkId, bool>,
+        is_met: &mut dyn FnMut(Met<'_>) -> Result<bool>,
+    ) -> Result<bool> {
+        self.node_reaches(&ChunkId::from_bytes(*self.id.as_bytes()), LEVELS_MAX, known, is_met)
+    }
+
+    fn node_reaches(
+        &self,
+        id: &ChunkId,
+        below: u8,
+        known: &mut HashMap<ChunkId, bool>,
+        is_met: &mut dyn FnMut(Met<'_>) -> Result<bool>,
+    ) -> Result<bool> {
+        if let Some(known) = known.get(id) {
+            return Ok(*known);
+        }
+        let mut found = is_met(Met::Node(id))?;
+        if !found {
+            match node(self.source, self.id, id)? {
+                TreeNode::Leaf(entries) => {
+                    for entry in &entries {
+                        if let TreeKind::File { size_bytes, content } = &entry.kind {
+                            found = found || is_met(Met::Content(*size_bytes, content))?;
+                        }
+                    }
+                }
+                TreeNode::Inner { level, children } if level < below => {
+                    for child in &children {
+                        found = found || self.node_reaches(&child.id, level, known, is_met)?;
+                    }
+                }
+                TreeNode::Inner { .. } => return Err(self.wrong_level(id)),
+            }
+        }
+        known.insert(*id, found);
+        Ok(found)
+    }
+
+    fn wrong_level(&self, id: &ChunkId) -> Error {
+        Error::corrupt(format!("chunk {id}, a node of tree {}, is at the wrong level", self.id))
+    }
+
     fn walk(&self, visit: &mut Visit<'_>) -> Result<()> {
         self.walk_wanted(&mut |_| true, visit)
     }
@@ -77,10 +133,7 @@ impl<'a> Tree<'a> {
         }
         match node(self.source, self.id, id)? {
             TreeNode::Leaf(entries) => visit(id, Some(entries)),
-            TreeNode::Inner { level, .. } if level >= below => Err(Error::corrupt(format!(
-                "chunk {id}, a node of tree {}, is at the wrong level",
-                self.id
-            ))),
+            TreeNode::Inner { level, .. } if level >= below => Err(self.wrong_level(id)),
             TreeNode::Inner { level, children } => {
                 visit(id, None)?;
                 let mut children = children.iter();

@@ -26,7 +26,9 @@ pub(crate) mod snapshot;
 pub(crate) mod sources;
 pub(crate) mod state;
 pub(crate) mod stop;
+pub(crate) mod store;
 pub(crate) mod verify;
+pub(crate) mod why;
 
 use crate::cli::{Cli, Command, store_path};
 use silt_engine::{Broker, CACHE_SIZE_BYTES_DEFAULT, Engine};
@@ -109,6 +111,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::State(args) => done(state::run(&context, args)),
         Command::Metrics(args) => done(metrics::run(&context, args)),
         Command::Mount(args) => mount::run(&context, args),
+        Command::Why(args) => done(why::run(&context, args)),
+        Command::Store(args) => done(store::run(&context, args)),
         Command::Gc(args) => gc::run(&context, args),
         Command::Verify(args) => verify::run(&context, args),
         Command::Completions(args) => done(completions::run(&context, args)),

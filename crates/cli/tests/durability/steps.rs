@@ -5,6 +5,7 @@ use super::{
     scenes::Props,
     stage::{Answer, Stage, copy_folder, scratch, silt},
 };
+use crate::silt::with_tar;
 use silt_testkit::fault::{Errno, Later, OpClass, Plan};
 use std::path::{Path, PathBuf};
 
@@ -263,6 +264,65 @@ fn fuse_a_removal_of_a_volume_with_snapshots_is_whole_or_absent_whatever_step_it
     every_step_later("rm kept --recursive", 3);
 }
 
+/// Runs a command that nobody sees an effect of with everything going wrong at each of its steps. `judge` is shown what is left,
+/// and then what the same command made of that.
+fn unseen_at_every_step(
+    store: &Path,
+    words: &[String],
+    judge: impl Fn(&Path, &str) -> Result<(), String>,
+) {
+    let Some(stage) = Stage::over(store) else { return };
+    stage.layer.set_plan(Plan::NoSpaceAfter { bytes: 1 << 30 });
+    assert_eq!(run(&stage.store(), words).code(), 0);
+    let steps = stage.layer.op_count(OpClass::Any);
+    drop(stage);
+    let (mut complaints, mut played) = (Vec::new(), 0);
+    for fault in [Fault::Refused, Fault::Full, Fault::Stopped] {
+        for op in 0..steps {
+            let Some(stage) = Stage::over(store) else { return };
+            stage.layer.set_plan(fault.at(op));
+            let answer = run(&stage.store(), words);
+            let (store, _dir) = stage.leave();
+            played += 1;
+            let judge = || -> Result<(), String> {
+                if answer.code() != 0 && !fault.excuses(&answer) {
+                    return Err("it ended in a way that no error has".into());
+                }
+                judge(&store, "left")?;
+                let again = run(&store, words);
+                match again.code() {
+                    0 => judge(&store, "again"),
+                    code => Err(format!("once more it ends with {code}: {}", again.stderr)),
+                }
+            };
+            let (code, stderr) = (answer.code(), answer.stderr.trim());
+            let told = |why| format!("{fault:?} at {op} (exit {code}: {stderr}): {why}");
+            complaints.extend(judge().err().map(told));
+        }
+    }
+    println!("{words:?}: {steps} steps, {played} runs");
+    let count = complaints.len();
+    assert!(complaints.is_empty(), "{count} of {played}:\n{}", complaints.join("\n"));
+}
+
+/// What was left of an upgrade can be upgraded.
+#[test]
+fn fuse_an_upgrade_ends_whatever_step_it_was_stopped_at() {
+    let place = scratch();
+    let archive = format!("{}/tests/golden/store-2.tar.gz", env!("CARGO_MANIFEST_DIR"));
+    with_tar(&["-xzf", &archive, "-C", place.path().to_str().unwrap()]);
+    let words: Vec<_> = ["store", "upgrade"].map(str::to_owned).into();
+    let (store, copy) = (place.path().join("store"), place.path().join("copy"));
+    copy_folder(&store, &copy);
+    assert_eq!(run(&copy, &words).code(), 0);
+    let facts = look_at_sound(&copy).unwrap().facts;
+    unseen_at_every_step(&store, &words, |store, when| match when {
+        "left" => Ok(()),
+        _ if look_at_sound(store)?.facts == facts => Ok(()),
+        _ => Err("something is not what it was".into()),
+    });
+}
+
 /// A store of which some is to go: a whole pack, half of one, what a snapshot alone had.
 fn with_garbage(props: &Props) -> PathBuf {
     let store = props.store();
@@ -276,10 +336,8 @@ fn with_garbage(props: &Props) -> PathBuf {
 /// A collection changes nothing that anybody can see, whatever happens to it; and the next one ends it.
 #[test]
 fn fuse_a_collection_loses_nothing_whatever_step_it_ends_at() {
-    let props = Props::with_history();
-    let store = with_garbage(&props);
-    let place = scratch();
-    let copy = place.path().join("store");
+    let (props, place) = (Props::with_history(), scratch());
+    let (store, copy) = (with_garbage(&props), place.path().join("store"));
     copy_folder(&store, &copy);
     let words = props.words("gc");
     let answer = run(&copy, &words);
@@ -287,48 +345,11 @@ fn fuse_a_collection_loses_nothing_whatever_step_it_ends_at() {
     let packs = |store: &Path| std::fs::read_dir(store.join("packs")).unwrap().count();
     assert!(packs(&copy) < packs(&store), "there is something to collect");
     let (facts, left) = (look_at_sound(&store).unwrap().facts, packs(&copy));
-    let Some(stage) = Stage::over(&store) else { return };
-    stage.layer.set_plan(Plan::NoSpaceAfter { bytes: 1 << 30 });
-    assert_eq!(run(&stage.store(), &words).code(), 0);
-    let steps = stage.layer.op_count(OpClass::Any);
-    drop(stage);
-    let (mut complaints, mut played) = (Vec::new(), 0);
-    for fault in [Fault::Refused, Fault::Full, Fault::Stopped] {
-        for op in 0..steps {
-            let Some(stage) = Stage::over(&store) else { return };
-            stage.layer.set_plan(fault.at(op));
-            let answer = run(&stage.store(), &words);
-            let (store, _dir) = stage.leave();
-            played += 1;
-            let judge = || -> Result<(), String> {
-                if answer.code() != 0 && !fault.excuses(&answer) {
-                    return Err("it ended in a way that no error has".into());
-                }
-                if look_at_sound(&store)?.facts != facts {
-                    return Err("something is not what it was".into());
-                }
-                let again = run(&store, &words);
-                if again.code() != 0 {
-                    return Err(format!(
-                        "once more it ends with {}: {}",
-                        again.code(),
-                        again.stderr
-                    ));
-                }
-                match (look_at_sound(&store)?.facts == facts, packs(&store) <= left + 1) {
-                    (true, true) => Ok(()),
-                    (same, small) => Err(format!("once more: the same {same}, small {small}")),
-                }
-            };
-            let (code, stderr) = (answer.code(), answer.stderr.trim());
-            complaints.extend(
-                judge()
-                    .err()
-                    .map(|why| format!("{fault:?} at {op} (exit {code}: {stderr}): {why}")),
-            );
+    unseen_at_every_step(&store, &words, |store, when| {
+        let is_same = look_at_sound(store)?.facts == facts;
+        match (is_same, when == "left" || packs(store) <= left + 1) {
+            (true, true) => Ok(()),
+            (same, small) => Err(format!("{when}: the same {same}, small {small}")),
         }
-    }
-    println!("gc: {steps} steps, {played} runs");
-    let count = complaints.len();
-    assert!(complaints.is_empty(), "{count} of {played}:\n{}", complaints.join("\n"));
+    });
 }

@@ -93,7 +93,7 @@ impl Work<'_> {
     }
 }
 
-/// A name that is removed unless it means something else by then.
+/// A name that is removed unless it means something else by then: a socket, the server's folder, its lease.
 struct Name {
     path: PathBuf,
     identity: (u64, u64),
@@ -104,7 +104,8 @@ impl Name {
     fn of(path: PathBuf) -> Option<Name> {
         let found = statat(CWD, &path, AtFlags::SYMLINK_NOFOLLOW).ok()?;
         let kind = FileType::from_raw_mode(found.st_mode);
-        let removable = matches!(kind, FileType::Socket | FileType::Directory);
+        let removable =
+            matches!(kind, FileType::Socket | FileType::Directory | FileType::RegularFile);
         removable.then_some(Name { path, identity: (found.st_dev, found.st_ino), kind })
     }
 

@@ -32,6 +32,8 @@ pub struct Marks {
     /// Nodes walked since the second walk began; in the first, their bits say it.
     walked_again: Option<Mutex<HashSet<ChunkId>>>,
     missing: AtomicU64,
+    /// What was not needed before, where that is asked for.
+    new: Option<Mutex<Vec<ChunkId>>>,
     database: Arc<Database>,
 }
 
@@ -87,12 +89,30 @@ impl Marks {
             slot.into_inner().unwrap_or_else(PoisonError::into_inner).ok_or_else(ended)?
         });
         let shards = shards.collect::<Result<_>>()?;
-        Ok(Marks { shards, packs, walked_again: None, missing: AtomicU64::new(0), database })
+        Ok(Marks {
+            shards,
+            packs,
+            walked_again: None,
+            missing: AtomicU64::new(0),
+            new: None,
+            database,
+        })
     }
 
     /// From here on a node counts as walked only if it was since.
     pub(super) fn begin_second_walk(&mut self) {
         self.walked_again = Some(Mutex::default());
+    }
+
+    /// From here on what becomes needed is collected, for [`Marks::into_new`].
+    pub(super) fn collect_new(&mut self) {
+        self.new = Some(Mutex::default());
+    }
+
+    /// What became needed since [`Marks::collect_new`].
+    pub(super) fn into_new(self) -> Vec<ChunkId> {
+        let new = self.new.unwrap_or_default();
+        new.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A node of a map or a tree is needed. True if it is to be walked: nobody did before.
@@ -146,7 +166,11 @@ impl Marks {
         let bit = 1 << (at % 64);
         let word = &shard.needed[at / 64];
         // Most are met more than once, and reading is cheaper than writing what is there.
-        Some(word.load(Relaxed) & bit != 0 || word.fetch_or(bit, Relaxed) & bit != 0)
+        let was = word.load(Relaxed) & bit != 0 || word.fetch_or(bit, Relaxed) & bit != 0;
+        if let (false, Some(new)) = (was, &self.new) {
+            new.lock().unwrap_or_else(PoisonError::into_inner).push(*chunk);
+        }
+        Some(was)
     }
 
     fn shard(&self, chunk: &ChunkId) -> &Shard {

@@ -9,13 +9,18 @@
 //! 5. what roots reach now is marked again, and moved out of condemned packs;
 //! 6. condemned packs go: from the index, from the disk, and last the row that says so.
 //!
-//! Knows nothing of what maps and trees are: a [`RootWalker`] does. `marks`, `plan` and `mover` are the parts.
+//! Knows nothing of what maps and trees are: a [`RootWalker`] does. `roots`, `marks`, `plan` and `mover` are the parts; `freed`
+//! only tells what would go.
 
+mod freed;
 mod marks;
 mod mover;
 mod plan;
+mod roots;
 
+pub use freed::{Freed, PackContent};
 pub use marks::Marks;
+pub use roots::Holder;
 
 use crate::{
     catalog::{self, Listing, Root},
@@ -26,6 +31,7 @@ use crate::{
 };
 use mover::Mover;
 use plan::{PackUse, Plan};
+use roots::roots;
 use silt_format::{FileHeader, PackEntry, PackFooter, RootRecord};
 use silt_types::{ChunkId, Context as _, Error, ErrorKind, LeaseId, Progress, Result};
 use std::{
@@ -202,8 +208,7 @@ impl<'a> Collection<'a> {
 
     /// Marks what is needed now.
     fn mark(&mut self) -> Result<()> {
-        let roots = self.roots(&self.listing)?;
-        self.walk(roots)?;
+        self.walk(roots(self.shared, &self.listing, self.lease.id())?)?;
         self.done.missing = self.marks.missing();
         let uses = self.marks.uses();
         self.done.chunks_needed = uses.values().map(|used| used.needed).sum();
@@ -221,66 +226,11 @@ impl<'a> Collection<'a> {
         Ok(())
     }
 
-    /// What keeps chunks alive now, and who says so: names, graves, and work that reads.
-    fn roots(&self, listing: &Listing) -> Result<Vec<(Root, String)>> {
-        let mut roots = Vec::new();
-        for image in &listing.images {
-            let name = format!("image {}", image.name);
-            roots.extend(image.roots().into_iter().map(|root| (root, name.clone())));
-        }
-        let names: HashMap<_, _> =
-            listing.volumes.iter().map(|volume| (volume.id, &volume.name)).collect();
-        for volume in &listing.volumes {
-            roots.push((volume.root(), format!("volume {}", volume.name)));
-        }
-        for snapshot in &listing.snapshots {
-            let of = names.get(&snapshot.volume).map_or("?", |name| name.as_str());
-            roots.push((snapshot.root(), format!("snapshot {of}@{}", snapshot.name)));
-        }
-        let graves =
-            self.shared.database.read_at_once("cannot read the graves", catalog::graves)?;
-        let buried = "what was removed while an earlier collection was under way";
-        roots.extend(graves.into_iter().map(|root| (root, buried.to_owned())));
-        for lease in lease::held(&self.shared.paths, self.lease.id())? {
-            let read = lease.reads().unwrap_or_default();
-            let read = read.iter().map(|disk| (Root::Disk(*disk), lease.holder()));
-            roots.extend(read);
-        }
-        Ok(roots)
-    }
-
-    /// Walks the roots that were not walked before, with every core. `Corrupt` if one cannot be read.
-    fn walk(&mut self, roots: Vec<(Root, String)>) -> Result<()> {
-        let mut names: HashMap<Root, Vec<String>> = HashMap::new();
-        for (root, name) in roots {
-            if !self.walked.contains(&root) {
-                names.entry(root).or_default().push(name);
-            }
-        }
-        let pending: Vec<_> = names.into_iter().collect();
+    /// Walks the roots that were not walked before.
+    fn walk(&mut self, roots: Vec<(Root, Holder)>) -> Result<()> {
+        let new = roots.into_iter().filter(|(root, _)| !self.walked.contains(root)).collect();
         self.progress.begin("walking what is needed", 0);
-        let (next, unreadable) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-        let worker = || {
-            while let Some((root, names)) = pending.get(next.fetch_add(1, Relaxed)) {
-                if let Err(error) = self.walker.walk(root, &self.marks) {
-                    let mut unreadable = unreadable.lock().unwrap_or_else(PoisonError::into_inner);
-                    unreadable.push((names.clone(), error));
-                }
-            }
-        };
-        let panicked = thread::scope(|scope| {
-            let threads = thread::available_parallelism().map_or(1, usize::from);
-            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
-            threads.into_iter().filter_map(|thread| thread.join().err()).count() > 0
-        });
-        if panicked {
-            return Err(Error::internal("a thread that walks roots panicked"));
-        }
-        let unreadable = unreadable.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if !unreadable.is_empty() {
-            return Err(cannot_be_read(unreadable));
-        }
-        self.walked.extend(pending.into_iter().map(|(root, _)| root));
+        self.walked.extend(walk(self.walker, new, &self.marks)?);
         Ok(())
     }
 
@@ -432,8 +382,7 @@ impl<'a> Collection<'a> {
             return Ok(());
         }
         self.marks.begin_second_walk();
-        let roots = self.roots(&self.store.list()?)?;
-        self.walk(roots)
+        self.walk(roots(self.shared, &self.store.list()?, self.lease.id())?)
     }
 
     /// Moves what turned out to be needed out of condemned packs.
@@ -511,12 +460,44 @@ impl<'a> Collection<'a> {
 /// What a pack has beside chunks, entries and root records.
 const EMPTY_PACK_BYTES: u64 = 2 * FileHeader::LEN as u64 + 8;
 
-fn cannot_be_read(mut unreadable: Vec<(Vec<String>, Error)>) -> Error {
-    unreadable.iter_mut().for_each(|(names, _)| names.sort());
+/// Walks roots with every core. Answers them, each once. `Corrupt` if one cannot be read.
+fn walk(walker: &dyn RootWalker, roots: Vec<(Root, Holder)>, marks: &Marks) -> Result<Vec<Root>> {
+    let mut holders: HashMap<Root, Vec<Holder>> = HashMap::new();
+    for (root, holder) in roots {
+        holders.entry(root).or_default().push(holder);
+    }
+    let pending: Vec<_> = holders.into_iter().collect();
+    let (next, unreadable) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let worker = || {
+        while let Some((root, holders)) = pending.get(next.fetch_add(1, Relaxed)) {
+            if let Err(error) = walker.walk(root, marks) {
+                let mut unreadable = unreadable.lock().unwrap_or_else(PoisonError::into_inner);
+                unreadable.push((holders.clone(), error));
+            }
+        }
+    };
+    let panicked = thread::scope(|scope| {
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
+        threads.into_iter().filter_map(|thread| thread.join().err()).count() > 0
+    });
+    if panicked {
+        return Err(Error::internal("a thread that walks roots panicked"));
+    }
+    let unreadable = unreadable.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if !unreadable.is_empty() {
+        return Err(cannot_be_read(unreadable));
+    }
+    Ok(pending.into_iter().map(|(root, _)| root).collect())
+}
+
+fn cannot_be_read(mut unreadable: Vec<(Vec<Holder>, Error)>) -> Error {
+    unreadable.iter_mut().for_each(|(holders, _)| holders.sort());
     unreadable.sort_by(|a, b| a.0.cmp(&b.0));
-    let told = unreadable.iter().take(UNREADABLE_TOLD_MAX).map(|(names, error)| {
-        let more = names.len().saturating_sub(UNREADABLE_TOLD_MAX);
-        let mut names = names[..names.len() - more].join(", ");
+    let told = unreadable.iter().take(UNREADABLE_TOLD_MAX).map(|(holders, error)| {
+        let more = holders.len().saturating_sub(UNREADABLE_TOLD_MAX);
+        let names = holders.iter().take(UNREADABLE_TOLD_MAX).map(Holder::to_string);
+        let mut names = names.collect::<Vec<_>>().join(", ");
         if more > 0 {
             names.push_str(&format!(" and {more} more"));
         }

@@ -115,7 +115,7 @@ impl PackRow {
         Ok(sound.map(|(row, _)| row).ok_or_else(|| Error::corrupt(what)))
     }
 
-    pub(super) fn write(&self, tx: &Transaction<'_>) -> rusqlite::Result<()> {
+    pub(crate) fn write(&self, tx: &Transaction<'_>) -> rusqlite::Result<()> {
         let t = &self.totals;
         let mut statement =
             tx.prepare_cached("REPLACE INTO pack VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")?;

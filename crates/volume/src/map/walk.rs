@@ -7,7 +7,10 @@ use super::{
 use silt_format::{MapNode, MapRun};
 use silt_store::{Chunk, KeyContext};
 use silt_types::{BlockRange, ChunkId, DiskId, Error, Result};
-use std::{collections::HashSet, vec};
+use std::{
+    collections::{HashMap, HashSet},
+    vec,
+};
 
 /// What a walk over the nodes of a map finds, node before content.
 pub trait MapVisitor {
@@ -57,6 +60,43 @@ impl DiskMap {
             }
         }
         Ok(())
+    }
+
+    /// Whether one of `wanted` is a node of the map, or named by it. Of nodes that were looked into, `known` keeps the answer, for
+    /// other maps that have them too.
+    pub fn reaches(
+        &self,
+        wanted: &HashSet<ChunkId>,
+        known: &mut HashMap<ChunkId, bool>,
+    ) -> Result<bool> {
+        self.root_pending().into_iter().try_fold(false, |found, (spot, id)| {
+            Ok(found || self.node_reaches(spot, &id, wanted, known)?)
+        })
+    }
+
+    fn node_reaches(
+        &self,
+        spot: Spot,
+        id: &ChunkId,
+        wanted: &HashSet<ChunkId>,
+        known: &mut HashMap<ChunkId, bool>,
+    ) -> Result<bool> {
+        if let Some(known) = known.get(id) {
+            return Ok(*known);
+        }
+        let found = wanted.contains(id)
+            || match self.read_node(spot, id)?.1 {
+                MapNode::Leaf(runs) => runs.iter().any(|run| wanted.contains(&run.chunk)),
+                MapNode::Inner { children, .. } => {
+                    let mut children = children.iter();
+                    children.try_fold(false, |found, (position, child)| {
+                        let spot = spot.child(position);
+                        Ok::<_, Error>(found || self.node_reaches(spot, child, wanted, known)?)
+                    })?
+                }
+            };
+        known.insert(*id, found);
+        Ok(found)
     }
 
     /// Length of all nodes together, each distinct one counted once. Reads them all.

@@ -74,6 +74,11 @@ pub struct Volume {
 }
 
 impl Volume {
+    /// What keeps its base from collection, if it does.
+    pub fn lease(&self) -> Option<&Lease> {
+        self.lease.as_ref()
+    }
+
     /// Opens a disk. Reads the records of the deltas, nothing of the base. `Busy` if the own delta is in use, `Invalid` for
     /// sizes that do not fit or too many deltas, `Corrupt` for a damaged one.
     pub fn open(parts: VolumeParts) -> Result<Volume> {

@@ -1,0 +1,77 @@
+//! Stores of earlier formats, as they were made then: upgraded, opened, with all that they held.
+
+use crate::silt::{Silt, with_tar};
+use std::fs::{self, File};
+
+const IMAGE: &str = "ebca4d84f3509c31d36e294ee5a9479ed0c93e77fb36615572cff8d2fcdb289b:1048576";
+const SNAPSHOT: &str = "761f99e388cc5f1c2eb2dc109407ac68cd938d6650a8f5d395132ac0add9bd9e:1048576";
+
+/// A test's folder with a store of this format version.
+fn golden(version: u32) -> Silt {
+    let silt = Silt::new();
+    let archive = format!("{}/tests/golden/store-{version}.tar.gz", env!("CARGO_MANIFEST_DIR"));
+    with_tar(&["-xzf", &archive, "-C", silt.path("").to_str().unwrap()]);
+    silt
+}
+
+/// What a golden store holds, whatever its format was.
+fn assert_holds_what_it_held(silt: &Silt) {
+    let mut names = silt.names();
+    names.sort();
+    assert_eq!(names, ["idle", "image", "side", "vm", "vm@one"]);
+    assert_eq!(silt.json(&["info", "image"])["disk_id"], IMAGE);
+    assert_eq!(silt.json(&["info", "vm@one"])["disk_id"], SNAPSHOT);
+    assert!(silt.exported("idle") == silt.exported("image"));
+    let mut disk = silt.exported("image");
+    disk[512 << 10..520 << 10].fill(7);
+    assert!(silt.exported("vm@one") == disk && silt.exported("side") == disk);
+    disk[600 << 10..604 << 10].fill(9);
+    assert!(silt.exported("vm") == disk);
+    silt.assert_verified();
+}
+
+#[test]
+fn a_store_of_version_2_is_refused_and_upgraded_with_all_it_holds() {
+    let silt = golden(2);
+    let message = silt.fails(9, &["ls"]);
+    assert!(message.contains("silt store upgrade"), "{message}");
+    let lease = silt.store().join("leases/00112233445566778899aabbccddeeff");
+    let held = File::create(&lease).unwrap();
+    held.lock().unwrap();
+    silt.fails(5, &["store", "upgrade"]);
+    drop(held);
+    let upgraded = silt.json(&["store", "upgrade"]);
+    assert_eq!((&upgraded["version_before"], &upgraded["version"]), (&2.into(), &3.into()));
+    assert_holds_what_it_held(&silt);
+    assert_eq!(silt.json(&["store", "upgrade"])["version_before"], 3);
+    // And goes on like one that was made today.
+    silt.small_image("new");
+    let chunks = |silt: &Silt| silt.json(&["info"])["chunks"].as_u64().unwrap();
+    let before = chunks(&silt);
+    silt.ok(&["gc"]);
+    assert!(chunks(&silt) < before, "what was removed before goes");
+    silt.ok(&["rm", "new"]);
+    silt.ok(&["gc"]);
+    assert_holds_what_it_held(&silt);
+}
+
+#[test]
+fn what_cannot_be_upgraded_is_left_as_it_is() {
+    let silt = golden(2);
+    let database = silt.store().join("catalog.db");
+    let connection = rusqlite::Connection::open(&database).unwrap();
+    connection.execute("UPDATE pack SET size = size + 1 WHERE number = 2", []).unwrap();
+    drop(connection);
+    let before = fs::read(&database).unwrap();
+    let message = silt.fails(7, &["store", "upgrade"]);
+    assert!(message.contains("pack"), "{message}");
+    assert!(fs::read(&database).unwrap() == before);
+    let version: i64 = rusqlite::Connection::open(&database)
+        .unwrap()
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .unwrap();
+    assert_eq!(version, 2);
+    let empty = Silt::new();
+    empty.fails(3, &["store", "upgrade"]);
+    assert!(!empty.store().exists());
+}
