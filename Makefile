@@ -3,7 +3,7 @@
 
 CARGO ?= cargo
 
-.PHONY: build demo test check bench fuzz
+.PHONY: build demo test check bench fuzz soak
 
 build:
 	$(CARGO) build --release
@@ -18,6 +18,10 @@ test:
 	$(CARGO) build --release --locked
 	@e2e/test-sources.sh target/release/silt
 	@e2e/test-boot.sh target/release/silt
+
+# Eight processes at one store for an hour, killed at random; some seconds of it are part of `make test`.
+soak:
+	SILT_SOAK_SECONDS=$${SILT_SOAK_SECONDS:-3600} $(CARGO) test --locked -p siltstone --test main -- --nocapture soak
 
 check:
 	$(CARGO) fmt --all --check

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Siltstone beside its peers. Usage: bench/run.sh [SECTION]...
 # Sections: build rebuild sources compression codecs dedup smallfiles export clone nbd fuse vhost calls boot servers fork snapshot
-# generations all (default all), and sealing, which all leaves out: it writes 25 GB.
+# generations collection all (default all); and those that all leaves out: sealing, which writes 25 GB, and scale, which takes
+# a quarter of an hour to make a store of 16 million chunks (SILT_BENCH_CHUNKS=N for a smaller one).
 # fork needs root: it mounts what is served, and runs dpkg in it.
 # Installs the peers if they are missing, builds both programs, prints a table per section.
 # SILT=PROGRAM measures another silt; SILT_BENCH_RUNS=N takes medians of N (default 5);
@@ -15,7 +16,7 @@ target=${CARGO_TARGET_DIR:-$root/target}
 
 # program:package, for everything that is run beside silt.
 missing=
-for pair in restic:restic casync:casync nbdkit:nbdkit qemu-nbd:qemu-utils qemu-img:qemu-utils qemu-storage-daemon:qemu-system-common fio:fio \
+for pair in restic:restic borg:borgbackup casync:casync nbdkit:nbdkit qemu-nbd:qemu-utils qemu-img:qemu-utils qemu-storage-daemon:qemu-system-common fio:fio \
     mke2fs:e2fsprogs nbdcopy:libnbd-bin debootstrap:debootstrap time:time strace:strace; do
     PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null 2>&1 && continue
     [ "${pair%%:*}" = time ] && [ -x /usr/bin/time ] && continue

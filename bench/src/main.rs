@@ -11,6 +11,7 @@ mod build;
 mod calls;
 mod clone;
 mod codecs;
+mod collection;
 mod dedup;
 mod export;
 mod fork;
@@ -40,7 +41,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 /// A section measures and returns its tables.
 type Section = fn(&Bench) -> Result<Vec<table::Table>>;
 
-const SECTIONS: [(&str, Section); 20] = [
+const SECTIONS: [(&str, Section); 22] = [
     ("build", build::against_mke2fs),
     ("rebuild", rebuild::run),
     ("sources", sources::run),
@@ -61,10 +62,12 @@ const SECTIONS: [(&str, Section); 20] = [
     ("snapshot", snapshot::run),
     ("generations", generations::run),
     ("sealing", sealing::run),
+    ("collection", collection::beside_peers),
+    ("scale", collection::at_scale),
 ];
 
-/// Left out of `all`: what it needs of the disk is more than the others together.
-const HEAVY: [&str; 1] = ["sealing"];
+/// Left out of `all`: what they need of the disk, or of time, is more than the others together.
+const HEAVY: [&str; 2] = ["sealing", "scale"];
 
 /// What every section needs: the program under test, where the peers of our own are, and room.
 struct Bench {

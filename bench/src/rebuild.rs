@@ -1,10 +1,11 @@
 //! A folder built again: nothing changed, one file in a hundred changed, and what `--paranoid` costs, beside the first build.
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
 
 use crate::build::build;
-use crate::side::{Took, json, median_run, number, output, program, remove, settle, timed};
+use crate::side::{
+    Took, files_below, json, median_run, number, output, program, remove, settle, timed,
+};
 use crate::table::Table;
 use crate::{Bench, Result, trees};
 
@@ -58,16 +59,4 @@ pub fn run(bench: &Bench) -> Result<Vec<Table>> {
     table.note(format!("{} files; a changed one has a line appended", files.len()));
     remove(&room)?;
     Ok(vec![table])
-}
-
-fn files_below(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
-        match entry.file_type()? {
-            kind if kind.is_dir() => files_below(&entry.path(), files)?,
-            kind if kind.is_file() => files.push(entry.path()),
-            _ => {}
-        }
-    }
-    Ok(())
 }

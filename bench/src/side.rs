@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -103,6 +103,19 @@ pub fn noise(path: &Path, stride: u64) -> Result<()> {
 /// Writes out what earlier steps left dirty, so that nobody's fsync pays for another's writes.
 pub fn settle() -> Result<()> {
     output(&mut program("sync", [""; 0])).map(drop)
+}
+
+/// Adds every regular file below a folder.
+pub fn files_below(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        match entry.file_type()? {
+            kind if kind.is_dir() => files_below(&entry.path(), files)?,
+            kind if kind.is_file() => files.push(entry.path()),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Removes a file or folder, if it is there.

@@ -50,7 +50,7 @@ fn make(path: &Path, chunks: u64, images: u64, volumes: u64) -> Result<()> {
                 return Ok(());
             }
             make_image(&store, image, each)?;
-            if image % 400 == 0 {
+            if image.is_multiple_of(400) {
                 eprintln!("{image} of {images} images");
             }
         }

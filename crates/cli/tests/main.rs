@@ -27,6 +27,7 @@ mod rights;
 mod serving;
 mod silt;
 mod snapshots;
+mod soaking;
 mod space;
 mod space_in_time;
 mod states;

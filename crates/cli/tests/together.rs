@@ -151,6 +151,9 @@ fn what_is_killed_leaves_nothing_that_the_next_build_does_not_put_right() {
         "-o",
         "-path",
         "*/leases/*",
+        "!",
+        "-name",
+        "lock",
     ]));
     assert_eq!(String::from_utf8(left.stdout).unwrap(), "");
     silt.assert_verified();

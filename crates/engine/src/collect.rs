@@ -2,7 +2,9 @@
 
 use crate::{control::RunFolder, engine::Engine, remove::remove_folder, seal::deltas_named};
 use silt_format::RootRecord;
-use silt_store::{CollectRequest, Collected, Listing, Marks, Root, RootWalker};
+use silt_store::{
+    ChunkReader, CollectRequest, Collected, Listing, Marks, Root, RootWalker, VolumeRecord,
+};
 use silt_tree::{Tree, TreeContent};
 use silt_types::{
     ChunkId, Context as _, DeltaId, DiskId, Error, ErrorKind, Progress, Result, SnapshotId,
@@ -11,7 +13,7 @@ use silt_types::{
 use silt_volume::{DiskMap, MapVisitor, read_volume_header};
 use std::{
     collections::{HashMap, HashSet},
-    fs,
+    fs, io,
     path::Path,
     sync::{Arc, OnceLock},
 };
@@ -53,13 +55,14 @@ impl Engine {
             let Ok(id) = name.parse::<VolumeId>() else { continue };
             match volumes.get(&id) {
                 // Whoever is at it now may be ahead of the catalog.
-                Some(volume) => match self.turn_alone(volume) {
-                    Ok(_alone) => {
-                        self.reconciled(volume)?;
-                        self.remove_dead_deltas(&paths.volume(id))?;
-                    }
+                Some(volume) => match self.remove_dead_deltas_of(volume) {
                     Err(error) if error.kind() == ErrorKind::Busy => {}
-                    Err(error) => return Err(error),
+                    // It was removed meanwhile, with its folder.
+                    Err(_)
+                        if self
+                            .volume_now(volume)
+                            .is_err_and(|e| e.kind() == ErrorKind::NotFound) => {}
+                    other => other?,
                 },
                 None if homes.contains(&id) => {
                     let is_dead = |delta: &DeltaId| !named.contains(delta);
@@ -74,9 +77,13 @@ impl Engine {
         Ok(())
     }
 
-    fn remove_dead_deltas(&self, folder: &Path) -> Result<()> {
+    /// `Busy` if somebody else is at the volume.
+    fn remove_dead_deltas_of(&self, volume: &VolumeRecord) -> Result<()> {
+        let _alone = self.turn_alone(volume)?;
+        self.reconciled(volume)?;
         let named = deltas_named(&self.list()?);
-        self.remove_deltas(folder, |delta| !named.contains(delta))
+        let folder = self.store.paths().volume(volume.id);
+        self.remove_deltas(&folder, |delta| !named.contains(delta))
     }
 
     fn remove_deltas(&self, folder: &Path, is_dead: impl Fn(&DeltaId) -> bool) -> Result<()> {
@@ -91,15 +98,20 @@ impl Engine {
     }
 }
 
+/// Nothing, if the folder went meanwhile.
 fn names_in(folder: &Path) -> Result<Vec<String>> {
-    let listed = fs::read_dir(folder).context(|| format!("cannot list {}", folder.display()))?;
+    let listed = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        listed => listed.context(|| format!("cannot list {}", folder.display()))?,
+    };
     let names = listed.map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into()));
-    names.collect::<std::io::Result<_>>().context(|| format!("cannot list {}", folder.display()))
+    names.collect::<io::Result<_>>().context(|| format!("cannot list {}", folder.display()))
 }
 
 /// What maps and trees reach, and which root records matter.
 pub(crate) struct Walker<'a> {
     engine: &'a Engine,
+    source: Arc<ChunkReader>,
     known: OnceLock<Result<Known, String>>,
 }
 
@@ -116,7 +128,7 @@ impl RootWalker for Walker<'_> {
     fn walk(&self, root: &Root, marks: &Marks) -> Result<()> {
         match root {
             Root::Disk(disk) => self.walk_disk(*disk, marks),
-            Root::Tree(tree) => Tree::new(&self.engine.store, *tree).for_each_content(
+            Root::Tree(tree) => Tree::new(self.source.as_ref(), *tree).for_each_content(
                 |node| marks.need_node(node),
                 |size_bytes, content| match content {
                     TreeContent::Chunks(ids) => {
@@ -151,11 +163,11 @@ impl RootWalker for Walker<'_> {
 
 impl Walker<'_> {
     pub(crate) fn new(engine: &Engine) -> Walker<'_> {
-        Walker { engine, known: OnceLock::new() }
+        Walker { engine, source: Arc::new(engine.store.walking_reader()), known: OnceLock::new() }
     }
 
     fn walk_disk(&self, disk: DiskId, marks: &Marks) -> Result<()> {
-        let map = DiskMap::open(Arc::new(self.engine.store.clone()), disk)?;
+        let map = DiskMap::open(self.source.clone(), disk)?;
         map.walk(&mut Needing(marks))
     }
 

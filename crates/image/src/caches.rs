@@ -10,7 +10,7 @@ use std::{
 };
 
 /// Chunks of a cache that are looked up to learn whether it is still of use.
-const LOOKED_UP_MAX: u64 = 1 << 14;
+const LOOKED_UP_MAX: u64 = 1 << 10;
 
 /// Deletes caches that are of little use: more than half of the chunks they tell of went with the images that had them. And
 /// what killed commands left of layers that they fetched.

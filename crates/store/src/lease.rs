@@ -13,6 +13,7 @@ use std::{
     io::{self, Read as _},
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -26,6 +27,8 @@ pub struct Lease {
     id: LeaseId,
     path: PathBuf,
     file: File,
+    /// Whether the file says something.
+    has_said: Mutex<bool>,
 }
 
 impl Lease {
@@ -35,7 +38,7 @@ impl Lease {
         let id = LeaseId::from_bytes(durability::random_bytes()?);
         let path = paths.leases().join(id.to_string());
         let file = durability::create_file(&path)?;
-        let lease = Lease { id, path, file };
+        let lease = Lease { id, path, file, has_said: Mutex::new(false) };
         lease.file.lock().context(|| format!("cannot lock the lease {}", lease.path.display()))?;
         lease.say(None)?;
         Ok(lease)
@@ -52,15 +55,23 @@ impl Lease {
     }
 
     /// Says that these disks, at most 64, are all that the work under it reads from now on, and that it adds nothing. So they
-    /// are kept, and nobody waits for it. Costs a system call.
+    /// are kept, and nobody waits for it, unless there was no space to say so. Costs a system call.
     pub fn reads(&self, disks: &[DiskId]) -> Result<()> {
         self.say(Some(disks.to_vec()))
     }
 
     fn say(&self, reads: Option<Vec<DiskId>>) -> Result<()> {
         let content = LeaseFile { pid: std::process::id(), reads }.encode(self.id);
+        let mut has_said = self.has_said.lock().unwrap_or_else(PoisonError::into_inner);
         let written = self.file.write_all_at(&content, 0);
-        written.context(|| format!("cannot write the lease {}", self.path.display()))
+        match written.context(|| format!("cannot write the lease {}", self.path.display())) {
+            // Where nothing can be written, one that says nothing is as good: it may need anything.
+            Err(error) if error.kind() == ErrorKind::NoSpace && !*has_said => Ok(()),
+            other => {
+                *has_said = true;
+                other
+            }
+        }
     }
 }
 
@@ -183,7 +194,7 @@ impl WorkLock {
         }
         // For people; nothing relies on it.
         let note = format!("{:<16}", std::process::id());
-        file.write_all_at(note.as_bytes(), 0).context(failed)?;
+        let _ = file.write_all_at(note.as_bytes(), 0);
         Ok(WorkLock { _file: file })
     }
 }

@@ -155,6 +155,11 @@ impl Store {
         self.reader(Box::new(self.shared.index.clone()), cache_bytes)
     }
 
+    /// A reader for nodes of many disks and trees, each of which is read once: it keeps nothing.
+    pub fn walking_reader(&self) -> ChunkReader {
+        self.separate_reader(0).without_footers()
+    }
+
     /// Every image, volume and snapshot, by name.
     pub fn list(&self) -> Result<Listing> {
         self.shared.database.read_at_once("cannot list the catalog", catalog::list)

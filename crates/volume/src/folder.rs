@@ -25,10 +25,14 @@ pub fn write_volume_header(dir: &Path, header: &VolumeHeader) -> Result<()> {
 /// Reads a volume's header. `NotFound` if there is none, `Corrupt`, naming the file, if it is damaged.
 pub fn read_volume_header(dir: &Path) -> Result<VolumeHeader> {
     let path = dir.join(HEADER_NAME);
-    if std::fs::symlink_metadata(&path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+    // Asked for afterwards: it may go, with its folder, at any moment.
+    let read = durability::read_file(&path, VolumeHeader::LEN_MAX as u64);
+    let is_gone =
+        || std::fs::symlink_metadata(&path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
+    if read.is_err() && is_gone() {
         return Err(Error::new(ErrorKind::NotFound, format!("there is no {}", path.display())));
     }
-    let bytes = durability::read_file(&path, VolumeHeader::LEN_MAX as u64)?;
+    let bytes = read?;
     VolumeHeader::decode(&bytes).context(|| format!("cannot use {}", path.display()))
 }
 

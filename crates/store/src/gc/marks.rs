@@ -24,6 +24,10 @@ const PACK_BITS: u32 = 24;
 /// Bits of an id in a key, above those.
 const ID_BITS: u32 = 40;
 
+/// Guesses, and then steps, before a look-up searches by halves.
+const LOOKS_MAX: usize = 4;
+const STEPS_MAX: usize = 32;
+
 /// Chunks that are needed; see [`super::RootWalker`].
 pub struct Marks {
     shards: Vec<Shard>,
@@ -218,24 +222,41 @@ impl Shard {
     }
 
     fn find(&self, id: &ChunkId) -> Option<usize> {
-        let (bits, len) = (bits_of(id), self.keys.len());
-        let guess = ((bits as u128 * len as u128) >> ID_BITS) as usize;
-        let margin = len.isqrt() * 2 + 2;
-        let (low, high) = (guess.saturating_sub(margin), (guess + margin).min(len));
-        let is_before = |key: &u64| key >> PACK_BITS < bits;
-        let near = low + self.keys[low..high].partition_point(is_before);
-        // At an end of what was searched it may be beyond.
-        let at = match near {
-            near if (near > low || low == 0) && (near < high || high == len) => near,
-            _ => self.keys.partition_point(is_before),
-        };
-        let found = self.keys.get(at).is_some_and(|key| key >> PACK_BITS == bits);
-        let is_alike = || self.keys.get(at + 1).is_some_and(|key| key >> PACK_BITS == bits);
-        match found {
-            true if is_alike() => self.alike.get(id).copied(),
-            true => Some(at),
-            false => None,
+        let bits = bits_of(id);
+        let at = self.near(bits);
+        let is_of = |at: usize| self.keys.get(at).is_some_and(|key| key >> PACK_BITS == bits);
+        match (is_of(at), is_of(at + 1)) {
+            (true, true) => self.alike.get(id).copied(),
+            (true, false) => Some(at),
+            (false, _) => None,
         }
+    }
+
+    /// Where the first key of these bits is, or would be. Each look costs a miss of the caches, so where the key that was found
+    /// should not be tells where to look next: two or three looks, where a search by halves takes ten.
+    fn near(&self, bits: u64) -> usize {
+        let len = self.keys.len();
+        let of = |at: usize| self.keys[at] >> PACK_BITS;
+        let is_before = |key: &u64| key >> PACK_BITS < bits;
+        let mut at = ((bits as u128 * len as u128) >> ID_BITS) as usize;
+        for _ in 0..LOOKS_MAX {
+            let Some(key) = self.keys.get(at) else { break };
+            let apart = i128::from(bits) - i128::from(key >> PACK_BITS);
+            let step = (apart * len as i128) >> ID_BITS;
+            if step.unsigned_abs() <= 2 {
+                break;
+            }
+            at = (at as i128 + step).clamp(0, len as i128 - 1) as usize;
+        }
+        for _ in 0..STEPS_MAX {
+            match (at > 0 && of(at - 1) >= bits, at < len && of(at) < bits) {
+                (true, _) => at -= 1,
+                (_, true) => at += 1,
+                (false, false) => return at,
+            }
+        }
+        // These ids are not spread as ids are.
+        self.keys.partition_point(is_before)
     }
 }
 
@@ -243,4 +264,71 @@ impl Shard {
 fn bits_of(id: &ChunkId) -> u64 {
     let [_, a, b, c, d, e, ..] = *id.as_bytes();
     u64::from_be_bytes([0, 0, 0, a, b, c, d, e])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: u64) -> ChunkId {
+        ChunkId::from_bytes(*blake3::hash(&number.to_le_bytes()).as_bytes())
+    }
+
+    /// A shard of these ids, all of whose first bytes are the same.
+    fn shard(ids: impl Iterator<Item = ChunkId>) -> (Shard, Vec<ChunkId>) {
+        let mut ids: Vec<_> = ids.collect();
+        ids.sort_unstable();
+        let (mut shard, mut last) = (Shard::default(), None);
+        for id in &ids {
+            let entry = silt_format::PackEntry {
+                id: *id,
+                offset: 0,
+                stored_len: 1,
+                len: 1,
+                kind: 1,
+                codec: silt_format::Codec::Raw,
+            };
+            shard.add(&Place { pack: 1, entry }, &[1], &mut last).unwrap();
+        }
+        (shard, ids)
+    }
+
+    fn with_first_byte(mut id: [u8; 32]) -> ChunkId {
+        id[0] = 7;
+        ChunkId::from_bytes(id)
+    }
+
+    #[test]
+    fn every_id_is_found_where_it_is_and_no_other() {
+        for count in [0, 1, 2, 3, 100, 30_000] {
+            let of = |number| with_first_byte(*id(number).as_bytes());
+            let (shard, ids) = shard((0..count).map(of));
+            for (at, id) in ids.iter().enumerate() {
+                assert_eq!(shard.find(id), Some(at));
+            }
+            assert!((count..count + 1000).all(|number| shard.find(&of(number)).is_none()));
+        }
+    }
+
+    #[test]
+    fn ids_that_are_alike_or_crowded_are_told_apart() {
+        // Alike in all that a key has of them; then crowded at one end.
+        let alike = (0..5_u8).map(|last| {
+            let mut bytes = [9; 32];
+            bytes[31] = last;
+            with_first_byte(bytes)
+        });
+        let crowded = (0..2000_u32).map(|number| {
+            let mut bytes = [0; 32];
+            bytes[2..6].copy_from_slice(&number.to_be_bytes());
+            with_first_byte(bytes)
+        });
+        let (shard, ids) = shard(alike.chain(crowded));
+        for (at, id) in ids.iter().enumerate() {
+            assert_eq!(shard.find(id), Some(at), "{id}");
+        }
+        let mut other = [9; 32];
+        other[31] = 200;
+        assert_eq!(shard.find(&with_first_byte(other)), None);
+    }
 }

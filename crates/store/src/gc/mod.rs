@@ -29,7 +29,7 @@ use crate::{
     pack::read_footer,
     store::{Shared, Store},
 };
-use mover::Mover;
+use mover::{Moved, Mover};
 use plan::{PackUse, Plan};
 use roots::roots;
 use silt_format::{FileHeader, PackEntry, PackFooter, RootRecord};
@@ -250,7 +250,8 @@ impl<'a> Collection<'a> {
                 false => self.needed_of(&pack)?,
             };
             if let Some(needed) = needed {
-                uses.push(PackUse { number, size: pack.size, needed, is_condemned });
+                let (size, chunks) = (pack.size, used.chunks);
+                uses.push(PackUse { number, size, chunks, needed, is_condemned });
             }
         }
         uses.sort_by_key(|pack| pack.number);
@@ -271,23 +272,29 @@ impl<'a> Collection<'a> {
     /// What a pack says of itself. One that is not there any more, and of which the index has nothing, says nothing; one
     /// that is damaged is told of, and `None`.
     fn footer(&mut self, pack: &PackRow) -> Result<Option<PackFooter>> {
+        match self.read_footer(pack) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                self.tell_damaged(error.chain());
+                Ok(None)
+            }
+            other => other.map(Some),
+        }
+    }
+
+    fn tell_damaged(&mut self, what: String) {
+        if !self.done.damaged.contains(&what) {
+            self.done.damaged.push(what);
+        }
+    }
+
+    fn read_footer(&self, pack: &PackRow) -> Result<PackFooter> {
         let path = self.shared.paths.pack(pack.id);
         let is_gone =
             fs::symlink_metadata(&path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
         if is_gone && pack.state == PackState::Condemned && pack.totals.chunks == 0 {
-            return Ok(Some(PackFooter::default()));
+            return Ok(PackFooter::default());
         }
-        match read_footer(&self.shared.paths, pack.id) {
-            Ok((_, footer)) => Ok(Some(footer)),
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                let what = error.chain();
-                if !self.done.damaged.contains(&what) {
-                    self.done.damaged.push(what);
-                }
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
+        read_footer(&self.shared.paths, pack.id).map(|(_, footer)| footer)
     }
 
     fn carried(&self, footer: &PackFooter) -> Result<Vec<RootRecord>> {
@@ -317,27 +324,42 @@ impl<'a> Collection<'a> {
         self.move_out(packs.collect())
     }
 
-    /// Moves what is needed out of packs. One that is damaged is left as it is, and forgotten by this collection.
+    /// Moves what is needed out of packs, with every core. One that is damaged is left as it is, and forgotten by this
+    /// collection.
     fn move_out(&mut self, packs: Vec<PackRow>) -> Result<()> {
-        let mut mover = Mover::new(self.shared, self.lease.id(), self.progress);
-        let mut damaged = Vec::new();
-        for pack in packs {
-            let Some(footer) = self.footer(&pack)? else { continue };
-            let roots = self.carried(&footer)?;
-            match mover.take(&pack, &footer, &self.marks, roots) {
-                Err(error) if error.kind() == ErrorKind::Corrupt => {
-                    damaged.push((pack.number, error.chain()));
+        let (next, damaged) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+        let this = &*self;
+        let worker = || {
+            let mut mover = Mover::new(this.shared, this.lease.id(), this.progress);
+            while let Some(pack) = packs.get(next.fetch_add(1, Relaxed)) {
+                let moved = this.read_footer(pack).and_then(|footer| {
+                    mover.take(pack, &footer, &this.marks, this.carried(&footer)?)
+                });
+                match moved {
+                    Err(error) if error.kind() == ErrorKind::Corrupt => {
+                        let mut damaged = damaged.lock().unwrap_or_else(PoisonError::into_inner);
+                        damaged.push((pack.number, error.chain()));
+                    }
+                    other => other?,
                 }
-                other => other?,
             }
+            mover.finish()
+        };
+        let threads = thread::available_parallelism().map_or(1, usize::from).min(packs.len());
+        let moved: Vec<Result<Moved>> = thread::scope(|scope| {
+            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
+            let panicked = || Err(Error::internal("a thread that moves chunks panicked"));
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| panicked())).collect()
+        });
+        for moved in moved {
+            let moved = moved?;
+            self.done.chunks_moved += moved.chunks;
+            self.done.bytes_moved += moved.bytes;
+            self.done.bytes_written += moved.bytes_packs;
         }
-        mover.finish()?;
-        self.done.chunks_moved += mover.chunks;
-        self.done.bytes_moved += mover.bytes;
-        self.done.bytes_written += mover.bytes_packs;
-        for (number, what) in damaged {
+        for (number, what) in damaged.into_inner().unwrap_or_else(PoisonError::into_inner) {
             self.packs.remove(&number);
-            self.done.damaged.push(what);
+            self.tell_damaged(what);
         }
         Ok(())
     }

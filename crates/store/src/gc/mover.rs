@@ -21,7 +21,14 @@ pub(super) struct Mover<'a> {
     /// Where the chunks of the pack being written come from.
     sources: Vec<i64>,
     roots: Vec<RootRecord>,
+    moved: Moved,
+}
+
+/// What was moved.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Moved {
     pub(super) chunks: u64,
+    /// Bytes of those as stored.
     pub(super) bytes: u64,
     /// Bytes of the packs written.
     pub(super) bytes_packs: u64,
@@ -36,9 +43,7 @@ impl<'a> Mover<'a> {
             writer: None,
             sources: Vec::new(),
             roots: Vec::new(),
-            chunks: 0,
-            bytes: 0,
-            bytes_packs: 0,
+            moved: Moved::default(),
         }
     }
 
@@ -68,8 +73,8 @@ impl<'a> Mover<'a> {
             let is_full =
                 writer.size() >= PACK_SIZE_BYTES_TARGET || writer.chunks() >= PACK_CHUNKS_TARGET;
             self.sources.push(pack.number);
-            self.chunks += 1;
-            self.bytes += u64::from(entry.stored_len);
+            self.moved.chunks += 1;
+            self.moved.bytes += u64::from(entry.stored_len);
             self.progress.advance(u64::from(entry.stored_len));
             if is_full {
                 self.close()?;
@@ -85,8 +90,11 @@ impl<'a> Mover<'a> {
     }
 
     /// Everything moved is durable and found in its new place when this returns.
-    pub(super) fn finish(&mut self) -> Result<()> {
-        if self.writer.is_some() || !self.roots.is_empty() { self.close() } else { Ok(()) }
+    pub(super) fn finish(mut self) -> Result<Moved> {
+        if self.writer.is_some() || !self.roots.is_empty() {
+            self.close()?;
+        }
+        Ok(self.moved)
     }
 
     fn close(&mut self) -> Result<()> {
@@ -97,7 +105,7 @@ impl<'a> Mover<'a> {
         let (pack, size, footer) = writer.finish(std::mem::take(&mut self.roots))?;
         let sources = std::mem::take(&mut self.sources);
         index::move_to(&self.shared.database, pack, self.lease, size, &footer, &sources)?;
-        self.bytes_packs += size;
+        self.moved.bytes_packs += size;
         Ok(())
     }
 }

@@ -5,8 +5,9 @@
 
 /// What is left unneeded after a collection: a twentieth of what is needed, at most.
 const WASTE_DIVISOR: u64 = 20;
-/// Packs shorter than this are put together once there are many.
+/// Packs shorter than this, and of fewer chunks, are put together once there are many.
 const SMALL_PACK_BYTES: u64 = 4 << 20;
+const SMALL_PACK_CHUNKS: u64 = 1 << 10;
 /// So many may stay small, as they come from small changes.
 const SMALL_PACKS_MAX: usize = 16;
 
@@ -16,6 +17,8 @@ pub(super) struct PackUse {
     pub(super) number: i64,
     /// Bytes of the file.
     pub(super) size: u64,
+    /// Chunks of it in the index.
+    pub(super) chunks: u64,
     /// Bytes that a pack of just what is needed would have.
     pub(super) needed: u64,
     /// A collection was at it already.
@@ -54,7 +57,7 @@ impl Plan {
                 kept.push(pack);
             }
         }
-        let small: Vec<_> = kept.iter().filter(|pack| pack.size < SMALL_PACK_BYTES).collect();
+        let small: Vec<_> = kept.iter().filter(|pack| pack.is_small()).collect();
         let bytes: u64 = small.iter().map(|pack| pack.needed).sum();
         if small.len() > SMALL_PACKS_MAX && plan.bytes_rewritten + bytes <= rewrite_max {
             small.into_iter().for_each(|pack| plan.rewrite(pack));
@@ -73,6 +76,10 @@ impl PackUse {
         self.size.saturating_sub(self.needed)
     }
 
+    fn is_small(&self) -> bool {
+        self.size < SMALL_PACK_BYTES && self.chunks < SMALL_PACK_CHUNKS
+    }
+
     fn emptiness(&self) -> f64 {
         self.waste() as f64 / self.needed as f64
     }
@@ -83,7 +90,7 @@ mod tests {
     use super::*;
 
     fn pack(number: i64, size: u64, needed: u64) -> PackUse {
-        PackUse { number, size: size << 20, needed: needed << 20, is_condemned: false }
+        PackUse { number, size: size << 20, chunks: 5, needed: needed << 20, is_condemned: false }
     }
 
     #[test]
@@ -116,5 +123,11 @@ mod tests {
         assert_eq!(Plan::new(&few, u64::MAX), Plan::default());
         let many: Vec<_> = (1..=17).map(|number| pack(number, 1, 1)).collect();
         assert_eq!(Plan::new(&many, u64::MAX).rewrite.len(), 17);
+        // Of tiny chunks a pack is full before it is long.
+        let full = |pack: &PackUse| PackUse { chunks: 1 << 14, ..*pack };
+        assert_eq!(
+            Plan::new(&many.iter().map(full).collect::<Vec<_>>(), u64::MAX),
+            Plan::default()
+        );
     }
 }

@@ -37,7 +37,8 @@ pub struct ChunkReader {
     domain: Domain,
     packs: PackFiles,
     places: Box<dyn Places>,
-    footers: Footers,
+    /// None for who goes from pack to pack: then looking up costs less than they do.
+    footers: Option<Footers>,
     cache: Cache<ChunkId, Chunk, ByLength>,
 }
 
@@ -60,7 +61,12 @@ impl ChunkReader {
     ) -> ChunkReader {
         let items = (cache_bytes / (32 << 10)).max(16) as usize;
         let cache = Cache::with_weighter(items, cache_bytes, ByLength);
-        ChunkReader { domain, packs, places, footers: Footers::default(), cache }
+        ChunkReader { domain, packs, places, footers: Some(Footers::default()), cache }
+    }
+
+    /// The same, for who reads here and there, each chunk once.
+    pub(crate) fn without_footers(self) -> ChunkReader {
+        ChunkReader { footers: None, ..self }
     }
 
     fn find(&self, id: &ChunkId) -> Result<PackPlace> {
@@ -69,7 +75,7 @@ impl ChunkReader {
     }
 
     fn fetch(&self, context: KeyContext, id: &ChunkId) -> Result<Chunk> {
-        if let Some(place) = self.footers.find(id)
+        if let Some(place) = self.footers.as_ref().and_then(|footers| footers.find(id))
             && let Ok(chunk) = self.read_place(context, &place)
         {
             return Ok(chunk);
@@ -77,7 +83,9 @@ impl ChunkReader {
         let place = self.find(id)?;
         match self.read_place(context, &place) {
             Ok(chunk) => {
-                self.footers.found_in(place.pack, || self.packs.footer(place.pack));
+                if let Some(footers) = &self.footers {
+                    footers.found_in(place.pack, || self.packs.footer(place.pack));
+                }
                 Ok(chunk)
             }
             Err(error) => match self.find(id)? {
