@@ -321,9 +321,17 @@ pub(crate) fn pseudo_random(len: usize, seed: u64) -> Vec<u8> {
     bytes
 }
 
-/// Runs `tar`.
-pub(crate) fn with_tar(args: &[&str]) {
-    assert!(Command::new("tar").args(args).status().unwrap().success());
+/// Unpacks the folder `store` as a silt of this format version made it.
+pub(crate) fn unpack_golden_store(version: u32, into: &Path) {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
+    let text = format!("{folder}/store-{version}.tar.gz.base64");
+    let decoded = Command::new("base64").arg("-d").arg(text).output().unwrap();
+    assert!(decoded.status.success(), "{decoded:?}");
+    let archive = into.join("golden.tar.gz");
+    fs::write(&archive, decoded.stdout).unwrap();
+    let unpacked = Command::new("tar").arg("-xzf").arg(&archive).arg("-C").arg(into).status();
+    assert!(unpacked.unwrap().success());
+    fs::remove_file(archive).unwrap();
 }
 
 /// Whether tests may act as root here; says so when not.

@@ -1,6 +1,6 @@
 //! Stores of earlier formats, as they were made then: upgraded, opened, with all that they held.
 
-use crate::silt::{Silt, with_tar};
+use crate::silt::{Silt, unpack_golden_store};
 use std::fs::{self, File};
 
 const IMAGE: &str = "ebca4d84f3509c31d36e294ee5a9479ed0c93e77fb36615572cff8d2fcdb289b:1048576";
@@ -9,8 +9,7 @@ const SNAPSHOT: &str = "761f99e388cc5f1c2eb2dc109407ac68cd938d6650a8f5d395132ac0
 /// A test's folder with a store of this format version.
 fn golden(version: u32) -> Silt {
     let silt = Silt::new();
-    let archive = format!("{}/tests/golden/store-{version}.tar.gz", env!("CARGO_MANIFEST_DIR"));
-    with_tar(&["-xzf", &archive, "-C", silt.path("").to_str().unwrap()]);
+    unpack_golden_store(version, &silt.path(""));
     silt
 }
 

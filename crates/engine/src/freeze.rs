@@ -16,7 +16,7 @@ use silt_store::{Change, FrozenDelta, VolumeRecord};
 use silt_sys::durability::{create_dir, random_bytes, sync_dir};
 use silt_types::{Context as _, DeltaId, Error, ErrorKind, Result};
 use silt_volume::{Delta, DeltaReader, VolumeLock, read_volume_header};
-use std::{fs::File, thread, time::Duration};
+use std::{fs::File, io, thread, time::Duration};
 
 /// How often, and how far apart, a volume that is locked but not answering is asked again: its server may be about to.
 const SERVER_TRIES: u32 = 10;
@@ -81,6 +81,17 @@ impl Engine {
         let folder = File::open(&folder).context(failed)?;
         folder.lock().context(failed)?;
         Ok(Turn { _folder: folder })
+    }
+
+    /// The same for who only looks at a folder, if there is one.
+    pub(crate) fn turn_if_there(&self, record: &VolumeRecord) -> Result<Option<Turn>> {
+        let failed = || format!("cannot take a turn with volume {}", record.name);
+        let folder = match File::open(self.store.paths().volume(record.id)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            folder => folder.context(failed)?,
+        };
+        folder.lock().context(failed)?;
+        Ok(Some(Turn { _folder: folder }))
     }
 
     /// The record as it is now, the catalog having followed what the volume's folder says. For one that nobody serves.

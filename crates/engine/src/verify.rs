@@ -179,9 +179,8 @@ impl Engine {
         let mut damage = |error: Error| {
             damages.push(Damage { what: error.chain(), needed_by: vec![name.clone()] });
         };
-        if !folder.exists() {
-            return Ok(damages);
-        }
+        // A command that freezes what nobody writes is at the record of the delta for a moment, which then seems damaged.
+        let Some(_turn) = self.turn_if_there(volume)? else { return Ok(damages) };
         match read_volume_header(&folder) {
             Ok(header) if header.generation == volume.generation && !says(&header, volume) => {
                 damage(Error::corrupt(format!(

@@ -5,7 +5,7 @@ use super::{
     scenes::Props,
     stage::{Answer, Stage, copy_folder, scratch, silt},
 };
-use crate::silt::with_tar;
+use crate::silt::unpack_golden_store;
 use silt_testkit::fault::{Errno, Later, OpClass, Plan};
 use std::path::{Path, PathBuf};
 
@@ -309,8 +309,7 @@ fn unseen_at_every_step(
 #[test]
 fn fuse_an_upgrade_ends_whatever_step_it_was_stopped_at() {
     let place = scratch();
-    let archive = format!("{}/tests/golden/store-2.tar.gz", env!("CARGO_MANIFEST_DIR"));
-    with_tar(&["-xzf", &archive, "-C", place.path().to_str().unwrap()]);
+    unpack_golden_store(2, place.path());
     let words: Vec<_> = ["store", "upgrade"].map(str::to_owned).into();
     let (store, copy) = (place.path().join("store"), place.path().join("copy"));
     copy_folder(&store, &copy);
