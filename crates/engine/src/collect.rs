@@ -54,6 +54,8 @@ impl Engine {
         for name in names {
             let Ok(id) = name.parse::<VolumeId>() else { continue };
             match volumes.get(&id) {
+                // Whoever is served is not disturbed without need: that would cost a wait for each.
+                Some(_) if !has_dead(&paths.volume(id), &named)? => {}
                 // Whoever is at it now may be ahead of the catalog.
                 Some(volume) => match self.remove_dead_deltas_of(volume) {
                     Err(error) if error.kind() == ErrorKind::Busy => {}
@@ -65,8 +67,7 @@ impl Engine {
                     other => other?,
                 },
                 None if homes.contains(&id) => {
-                    let is_dead = |delta: &DeltaId| !named.contains(delta);
-                    self.remove_deltas(&paths.volume(id), is_dead)?;
+                    remove_dead_deltas(&paths.volume(id), &named)?;
                 }
                 None => remove_folder(&paths.volume(id))?,
             }
@@ -82,20 +83,25 @@ impl Engine {
         let _alone = self.turn_alone(volume)?;
         self.reconciled(volume)?;
         let named = deltas_named(&self.list()?);
-        let folder = self.store.paths().volume(volume.id);
-        self.remove_deltas(&folder, |delta| !named.contains(delta))
+        remove_dead_deltas(&self.store.paths().volume(volume.id), &named)
     }
+}
 
-    fn remove_deltas(&self, folder: &Path, is_dead: impl Fn(&DeltaId) -> bool) -> Result<()> {
-        for name in names_in(folder)? {
-            // One that was being made has more to its name.
-            let id = name.split('.').next().unwrap_or_default();
-            if id.parse::<DeltaId>().is_ok_and(|delta| name != id || is_dead(&delta)) {
-                remove_folder(&folder.join(name))?;
-            }
-        }
-        Ok(())
-    }
+/// Whether something in the folder of a volume is a delta that nothing names, or one that was being made.
+fn has_dead(folder: &Path, named: &HashSet<DeltaId>) -> Result<bool> {
+    Ok(names_in(folder)?.iter().any(|name| is_dead(name, named)))
+}
+
+fn remove_dead_deltas(folder: &Path, named: &HashSet<DeltaId>) -> Result<()> {
+    let names = names_in(folder)?;
+    let mut dead = names.iter().filter(|name| is_dead(name, named));
+    dead.try_for_each(|name| remove_folder(&folder.join(name)))
+}
+
+fn is_dead(name: &str, named: &HashSet<DeltaId>) -> bool {
+    // One that was being made has more to its name.
+    let id = name.split('.').next().unwrap_or_default();
+    id.parse().is_ok_and(|delta| name != id || !named.contains(&delta))
 }
 
 /// Nothing, if the folder went meanwhile.

@@ -16,8 +16,8 @@ use std::{
 /// Give back the space of what nothing needs any more.
 ///
 /// Other commands, and servers, go on beside it. What an image, a volume, a snapshot or work under way needs is never
-/// touched. If something that has a name cannot be read whole, nothing is removed (exit 7): `silt rm` of that name, or a
-/// repair, lets it go on. It may be interrupted at any time; the next one goes on.
+/// touched. If something that has a name cannot be read whole, nothing is removed (exit 7): `silt rm` of that name lets it go
+/// on. It may be interrupted at any time; the next one goes on.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   silt gc

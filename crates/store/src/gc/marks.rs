@@ -123,10 +123,16 @@ impl Marks {
     pub fn need_node(&self, node: &ChunkId) -> bool {
         let was_needed = self.set(node);
         match &self.walked_again {
-            // Where it is not in the index it cannot be read either, which is found out by trying.
-            None => !was_needed.unwrap_or(false),
+            // What is not among these chunks may only look like one that is.
+            None => was_needed != Some(true) || !self.is_among(node),
             Some(walked) => walked.lock().unwrap_or_else(PoisonError::into_inner).insert(*node),
         }
+    }
+
+    /// Whether a chunk is one of these, by its whole id: not stored since, and not missing.
+    fn is_among(&self, chunk: &ChunkId) -> bool {
+        let place = index::find(&self.database, chunk);
+        place.is_ok_and(|place| place.is_some_and(|p| self.packs.binary_search(&p.pack).is_ok()))
     }
 
     /// A chunk of content is needed.

@@ -66,7 +66,7 @@ pub struct CollectRequest {
     pub dry_run: bool,
     /// The most bytes to move out of packs that are mostly empty.
     pub rewrite_bytes_max: u64,
-    /// How long to wait for others: for their collection or verification to end, and for work that may need what goes. What is
+    /// How long to wait for others: for their collection or verification to end, then for work that may need what goes. What is
     /// still needed then is left to the next collection.
     pub wait: Duration,
 }
@@ -123,8 +123,7 @@ impl Store {
         walker: &dyn RootWalker,
         progress: &dyn Progress,
     ) -> Result<Collected> {
-        let until = Instant::now() + request.wait;
-        let _turn = WorkLock::alone(self.paths(), until)?;
+        let _turn = WorkLock::alone(self.paths(), Instant::now() + request.wait)?;
         let lease = self.lease()?;
         if !request.dry_run {
             self.shared().remove_leftovers(lease.id())?;
@@ -137,7 +136,7 @@ impl Store {
         }
         collection.rewrite(&plan)?;
         collection.condemn(&plan)?;
-        if collection.wait(until)? {
+        if collection.wait(Instant::now() + request.wait)? {
             collection.mark_again()?;
             collection.rescue()?;
             collection.remove()?;
@@ -218,7 +217,7 @@ impl<'a> Collection<'a> {
                 && index::pack(&self.shared.database, *number).is_ok_and(|now| now == *pack)
             {
                 return Err(Error::corrupt(format!(
-                    "the index has {} chunks of pack {} where it counted {}: repair it first",
+                    "the index has {} chunks of pack {} where it counted {}",
                     uses[number].chunks, pack.id, pack.totals.chunks
                 )));
             }
@@ -456,23 +455,16 @@ impl<'a> Collection<'a> {
         Ok(())
     }
 
-    /// Removes the chunks of a pack from the index. `Corrupt` if one of them is needed, or is not in the pack.
+    /// Removes what nobody needs of a pack from the index. `Corrupt` if something is left then: what is needed was moved before.
     fn forget(&mut self, pack: &PackRow, footer: &PackFooter) -> Result<()> {
         let database = &self.shared.database;
         let chunks = footer.entries.iter().map(|entry| entry.id);
-        let (needed, unneeded): (Vec<ChunkId>, Vec<ChunkId>) =
-            chunks.partition(|chunk| self.marks.is_needed(chunk));
-        for chunk in needed {
-            if index::find(database, &chunk)?.is_some_and(|place| place.pack == pack.number) {
-                let what = format!("chunk {chunk} is needed and still in pack {}", pack.id);
-                return Err(Error::internal(what));
-            }
-        }
+        let unneeded: Vec<ChunkId> = chunks.filter(|id| !self.marks.is_needed(id)).collect();
         self.done.chunks_removed += index::forget_chunks(database, pack.number, &unneeded)?;
         match index::pack(database, pack.number)?.totals.chunks {
             0 => Ok(()),
             left => Err(Error::corrupt(format!(
-                "the index has {left} chunks in pack {} that are not there",
+                "the index has {left} chunks in pack {} that are needed, or are not there",
                 pack.id
             ))),
         }
@@ -530,6 +522,6 @@ fn cannot_be_read(mut unreadable: Vec<(Vec<Holder>, Error)>) -> Error {
         what.push_str(&format!("; and {} more", unreadable.len() - UNREADABLE_TOLD_MAX));
     }
     Error::corrupt(format!(
-        "nothing was removed, since it is not known what damaged names need; `silt verify --repair` may mend them, `silt rm` removes them: {what}"
+        "nothing was removed, since it is not known what damaged names need; `silt rm` removes them: {what}"
     ))
 }
