@@ -23,6 +23,7 @@ mod importing;
 mod operations;
 mod rebuilding;
 mod registries;
+mod repairing;
 mod rights;
 mod serving;
 mod silt;

@@ -3,11 +3,12 @@
 use crate::{control::RunFolder, engine::Engine, remove::remove_folder, seal::deltas_named};
 use silt_format::RootRecord;
 use silt_store::{
-    ChunkReader, CollectRequest, Collected, Listing, Marks, Root, RootWalker, VolumeRecord,
+    ChunkReader, ChunkSource, CollectRequest, Collected, Listing, Marks, Root, RootWalker,
+    VolumeRecord,
 };
 use silt_tree::{Tree, TreeContent};
 use silt_types::{
-    ChunkId, Context as _, DeltaId, DiskId, Error, ErrorKind, Progress, Result, SnapshotId,
+    ChunkId, Context as _, DeltaId, DiskId, Error, ErrorKind, Progress, Result, SnapshotId, TreeId,
     VolumeId,
 };
 use silt_volume::{DiskMap, MapVisitor, read_volume_header};
@@ -134,18 +135,12 @@ impl RootWalker for Walker<'_> {
     fn walk(&self, root: &Root, marks: &Marks) -> Result<()> {
         match root {
             Root::Disk(disk) => self.walk_disk(*disk, marks),
-            Root::Tree(tree) => Tree::new(self.source.as_ref(), *tree).for_each_content(
+            Root::Tree(tree) => walk_tree_contents(
+                self.source.as_ref(),
+                *tree,
                 |node| marks.need_node(node),
-                |size_bytes, content| match content {
-                    TreeContent::Chunks(ids) => {
-                        let ids = ids.iter().filter(|id| **id != DiskId::ZERO_ROOT);
-                        ids.for_each(|id| marks.need_content(id));
-                        Ok(())
-                    }
-                    TreeContent::Map(root) => {
-                        self.walk_disk(DiskId { root: *root, size_bytes }, marks)
-                    }
-                },
+                |chunk| marks.need_content(chunk),
+                |disk| self.walk_disk(disk, marks),
             ),
         }
     }
@@ -194,6 +189,24 @@ impl Walker<'_> {
             deltas,
         })
     }
+}
+
+/// Tells what the files of a tree consist of: chunks, and the maps of large ones. `enter` is told each node before it is read, and
+/// says whether it is.
+pub(crate) fn walk_tree_contents(
+    source: &dyn ChunkSource,
+    tree: TreeId,
+    enter: impl FnMut(&ChunkId) -> bool,
+    mut chunk: impl FnMut(&ChunkId),
+    mut map: impl FnMut(DiskId) -> Result<()>,
+) -> Result<()> {
+    Tree::new(source, tree).for_each_content(enter, |size_bytes, content| match content {
+        TreeContent::Chunks(ids) => {
+            ids.iter().filter(|id| **id != DiskId::ZERO_ROOT).for_each(&mut chunk);
+            Ok(())
+        }
+        TreeContent::Map(root) => map(DiskId { root: *root, size_bytes }),
+    })
 }
 
 /// Everything that a map has is needed.

@@ -1,7 +1,8 @@
 //! Growing a volume under its clients, by an export that can tell them.
 
 use crate::{
-    CloneRequest, Engine, ResizeRequest, Serving, control::ControlClient, control::Layering,
+    CloneRequest, Engine, ResizeRequest, Serving, VerifyRequest, control::ControlClient,
+    control::Layering,
 };
 use silt_export::{Export, ExportAddress, Limits, StopSignal, nbd::Listen};
 use silt_store::VolumeRecord;
@@ -161,7 +162,7 @@ fn a_served_volume_grows_under_its_client_as_often_as_it_is_asked_to() {
     assert_eq!(disk.geometry().size_bytes, LEN + 12 * 12_345);
     assert_eq!((read(&disk, LEN - 1), read(&disk, LEN)), (1, 0));
     (1..=12).for_each(|round| assert_eq!(read(&disk, LEN + round * 12_345 - 1), round as u8));
-    assert!(engine.verify(&NoProgress).unwrap().damages.is_empty());
+    assert!(engine.verify(&VerifyRequest::default(), &NoProgress).unwrap().damages.is_empty());
 }
 
 #[test]
@@ -199,5 +200,5 @@ fn what_a_killed_command_made_longer_stays_so_with_all_that_was_written_there() 
     assert_eq!(disk.geometry().size_bytes, 2 * LEN);
     assert_eq!((read(&disk, 0), read(&disk, 2 * LEN - 1)), (1, 9));
     assert_eq!(engine.find_volume(&vm.name).unwrap().size_bytes, 2 * LEN);
-    assert!(engine.verify(&NoProgress).unwrap().damages.is_empty());
+    assert!(engine.verify(&VerifyRequest::default(), &NoProgress).unwrap().damages.is_empty());
 }

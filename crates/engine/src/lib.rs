@@ -22,6 +22,7 @@ mod longer;
 mod mount;
 mod remove;
 mod rename;
+mod repair;
 mod resize;
 mod rollback;
 mod seal;
@@ -50,6 +51,7 @@ pub use history::{Held, HistoryState, StateKind};
 pub use info::{NameInfo, ServedBy, StoreInfo};
 pub use longer::{FileSystem, LongerClones};
 pub use mount::{Mounting, Shown};
+pub use repair::{Elsewhere, Repaired, repair_store};
 pub use resize::ResizeRequest;
 pub use rollback::{RollbackRequest, RolledBack};
 pub use seal::{Contended, SealReport};
@@ -71,11 +73,11 @@ pub use silt_image::{
 };
 pub use silt_store::{
     ChunkKind, CollectRequest, Collected, Compression, FrozenDelta, Holder, ImageRecord,
-    IngestCounts, Listing, Named, SnapshotPurpose, SnapshotRecord, VolumeRecord,
+    IngestCounts, Listing, Named, Sample, SnapshotPurpose, SnapshotRecord, VolumeRecord,
 };
 pub use silt_sys::process::become_user;
 pub use silt_volume::SealCounts;
 pub use takeover::TakeOver;
 pub use upgrade::upgrade_store;
-pub use verify::{Damage, VerifyReport};
+pub use verify::{Damage, VerifyReport, VerifyRequest};
 pub use why::{Why, WouldFree};

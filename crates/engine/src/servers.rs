@@ -4,11 +4,12 @@ use crate::{
     control::{ControlClient, RunFolder, ServerStatus},
     engine::Engine,
 };
-use silt_store::{Listing, Named, SnapshotRecord};
+use silt_store::{Listing, Named, SnapshotRecord, StorePaths};
 use silt_types::{Context as _, DiskName, Error, ErrorKind, Result};
 use silt_volume::VolumeLock;
 use std::{
     collections::HashMap,
+    fs,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -189,4 +190,17 @@ fn names_by_id(listing: &Listing) -> HashMap<String, String> {
     };
     let volume_names = volumes.iter().map(|(id, name)| (id.to_string(), name.to_string()));
     volume_names.chain(listing.snapshots.iter().filter_map(snapshot_name)).collect()
+}
+
+/// `Busy` while a disk of the store is served.
+pub(crate) fn refuse_served(paths: &StorePaths) -> Result<()> {
+    let run = paths.run();
+    for entry in fs::read_dir(&run).context(|| format!("cannot list {}", run.display()))? {
+        let folder = entry.context(|| format!("cannot list {}", run.display()))?.path();
+        if folder.is_dir() && RunFolder::is_alive(paths, &folder)? {
+            let message = "disks of the store are served: end that first, see `silt ps`";
+            return Err(Error::new(ErrorKind::Busy, message));
+        }
+    }
+    Ok(())
 }

@@ -1,9 +1,9 @@
 //! Bringing a store to the format of this build.
 
-use crate::control::RunFolder;
+use crate::servers::refuse_served;
 use silt_store::StorePaths;
-use silt_types::{Context as _, Error, ErrorKind, Result};
-use std::{fs, path::Path};
+use silt_types::{Error, ErrorKind, Result};
+use std::path::Path;
 
 /// Brings the store at `path` to the format of this build. Answers the version that it had. `Busy` while it is worked with, or a
 /// disk of it is served. A crash, or an error, before the last step leaves a store that the build before can go on with.
@@ -13,13 +13,6 @@ pub fn upgrade_store(path: &Path) -> Result<u16> {
         let message = format!("there is no store at {}", path.display());
         return Err(Error::new(ErrorKind::NotFound, message));
     }
-    let run = paths.run();
-    for entry in fs::read_dir(&run).context(|| format!("cannot list {}", run.display()))? {
-        let folder = entry.context(|| format!("cannot list {}", run.display()))?.path();
-        if folder.is_dir() && RunFolder::is_alive(&paths, &folder)? {
-            let message = "disks of the store are served: end that first, see `silt ps`";
-            return Err(Error::new(ErrorKind::Busy, message));
-        }
-    }
+    refuse_served(&paths)?;
     silt_store::upgrade_store(path)
 }

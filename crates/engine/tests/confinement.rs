@@ -8,6 +8,7 @@
 
 use silt_engine::{
     Broker, BuildRequest, CloneRequest, Engine, ExportAddress, Listen, Serving, Source, StopSignal,
+    VerifyRequest,
 };
 use silt_testkit::nbd_client::NbdClient;
 use silt_types::NoProgress;
@@ -70,7 +71,7 @@ fn nothing_is_reached_from_inside_a_server() {
     assert!(!place.path().join("mine.nbd").exists(), "the broker removes the socket");
     assert_eq!(fs::read_dir(place.path().join("store/run")).unwrap().count(), 0);
     let engine = Engine::open(&place.path().join("store"), CACHE).unwrap();
-    let report = engine.verify(&NoProgress).unwrap();
+    let report = engine.verify(&VerifyRequest::default(), &NoProgress).unwrap();
     assert!(report.damages.is_empty(), "{report:?}");
 }
 

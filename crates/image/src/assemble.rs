@@ -84,7 +84,7 @@ pub(crate) fn assemble(
         created_ns,
         bytes_nonzero: ingest.counts().bytes,
     };
-    let counts = ingest.publish_image(&record, request.replace)?;
+    let counts = building.publish(ingest, &record)?;
     let layout = Some(Summary::from_numbers(laid_out.disk.size_bytes, laid_out.numbers));
     let bytes_read = files.bytes_read;
     let (no_tree, notes, changes) = (None, Vec::new(), None);

@@ -136,8 +136,23 @@ pub fn build(
     progress: &dyn Progress,
 ) -> Result<BuiltImage> {
     refuse_taken_name(store, &request.name, request.replace)?;
-    let building = Building { store, request, created_ns, progress };
+    let building = Building { store, request, created_ns, progress, publishes: true };
     building.telling_changes(|| building.build_from(source))
+}
+
+/// Stores what the store has lost of a source: builds the same, and publishes nothing. Errors and cost are those of [`build`].
+/// Answers what was stored.
+pub fn store_again(
+    store: &Store,
+    source: &Source,
+    request: &BuildRequest,
+    progress: &dyn Progress,
+) -> Result<IngestCounts> {
+    // What a cache says that the store has is what is in doubt.
+    let request = BuildRequest { paranoid: true, ..request.clone() };
+    let request = &request;
+    let building = Building { store, request, created_ns: 0, progress, publishes: false };
+    building.build_from(source).map(|built| built.counts)
 }
 
 /// An image that is being built: what is asked for, and where it goes.
@@ -147,6 +162,7 @@ pub(crate) struct Building<'a> {
     pub(crate) request: &'a BuildRequest,
     pub(crate) created_ns: i64,
     pub(crate) progress: &'a dyn Progress,
+    pub(crate) publishes: bool,
 }
 
 /// What was read of a source of files, whose content is where it belongs.
@@ -159,6 +175,15 @@ pub(crate) struct FilesRead {
 }
 
 impl Building<'_> {
+    /// The last step: everything handed in is durable, and the image has its name.
+    pub(crate) fn publish(&self, ingest: Ingest, record: &ImageRecord) -> Result<IngestCounts> {
+        if self.publishes {
+            return ingest.publish_image(record, self.request.replace);
+        }
+        let counts = ingest.counts();
+        ingest.flush().map(|()| counts)
+    }
+
     /// Compares what was built with the image of that name that was there before.
     pub(crate) fn telling_changes(
         &self,

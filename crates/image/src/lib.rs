@@ -23,12 +23,14 @@ mod tar;
 
 pub use build::{
     BuildRequest, BuiltImage, Changes, MAX_SIZE_BYTES_DEFAULT, Owner, build, refuse_taken_name,
+    store_again,
 };
 pub use caches::{drop_caches, drop_dead_caches};
 pub use config::{CONFIG_SIZE_BYTES_MAX, read_config};
 pub use disk::{READ_CACHE_BYTES, build_stored};
 pub use edits::{AddedFile, Edits, Glob};
 pub use oci::RegistryAccess;
+pub use paths::for_each_path;
 pub use source::{Format, Source};
 #[doc(hidden)]
 pub use {oci::read_as_any_document, tar::read_as_archive};

@@ -4,7 +4,7 @@ use silt_ext4::{Hierarchy, Visit};
 use silt_types::Result;
 
 /// Visits every name but the root's with its path, folders before what they hold. No path is allocated.
-pub(crate) fn for_each_path<'a>(
+pub fn for_each_path<'a>(
     hierarchy: &'a Hierarchy,
     mut visit: impl FnMut(&Visit<'a>, &[u8]) -> Result<()>,
 ) -> Result<()> {

@@ -136,6 +136,11 @@ impl Database {
         Ok(database)
     }
 
+    /// The database at `path`, which may be damaged.
+    pub(crate) fn for_repair(path: &Path) -> Database {
+        Database::new(path)
+    }
+
     /// The version of its tables.
     pub(crate) fn version(&self) -> Result<i64> {
         let doing = "cannot read the version of the database";
@@ -319,6 +324,8 @@ impl Database {
         connection.pragma_update(None, "cache_size", -cache_kib)?;
         connection.pragma_update(None, "cell_size_check", true)?;
         connection.pragma_update(None, "trusted_schema", false)?;
+        // What a row was before is not to stay in a page, whole and with a right checksum, for a damaged pointer to find.
+        connection.pragma_update(None, "secure_delete", "FAST")?;
         Ok(connection)
     }
 }

@@ -255,7 +255,8 @@ fn turn(paths: &StorePaths) -> Result<File> {
     Ok(dir)
 }
 
-fn names_in(dir: &Path) -> Result<Vec<String>> {
+/// The names in a folder.
+pub(crate) fn names_in(dir: &Path) -> Result<Vec<String>> {
     let entries = fs::read_dir(dir).context(|| format!("cannot list {}", dir.display()))?;
     let names =
         entries.map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()));

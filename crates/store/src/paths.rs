@@ -75,6 +75,11 @@ impl StorePaths {
         self.volume(home).join(delta.to_string())
     }
 
+    /// The folder of damaged files that something has taken the place of. Made by the first repair.
+    pub fn quarantine(&self) -> PathBuf {
+        self.root.join("quarantine")
+    }
+
     /// The folder of sockets.
     pub fn run(&self) -> PathBuf {
         self.root.join("run")

@@ -254,7 +254,7 @@ fn create(paths: &StorePaths) -> Result<()> {
 }
 
 /// Makes a file of zeros, or makes one whole that a crash left or that somebody makes beside us.
-fn make_file(path: &Path, len: u64) -> Result<()> {
+pub(crate) fn make_file(path: &Path, len: u64) -> Result<()> {
     let file = match durability::create_file(path) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             let open = fs::OpenOptions::new().read(true).write(true).open(path);
@@ -309,7 +309,7 @@ fn make_with_parents(root: &Path) -> Result<()> {
 }
 
 fn refuse_foreign_files(paths: &StorePaths) -> Result<()> {
-    const OURS: [&str; 9] = [
+    const OURS: [&str; 10] = [
         "catalog.db",
         "catalog.db-wal",
         "catalog.db-shm",
@@ -318,6 +318,7 @@ fn refuse_foreign_files(paths: &StorePaths) -> Result<()> {
         "leases",
         "volumes",
         "caches",
+        "quarantine",
         "run",
     ];
     let root = paths.root();

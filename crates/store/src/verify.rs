@@ -10,7 +10,8 @@ use crate::{
     reader::PackPlace,
     store::{Shared, Store},
 };
-use silt_types::{ChunkId, Error, ErrorKind, Progress, Result};
+use silt_sys::durability;
+use silt_types::{ChunkId, Error, ErrorKind, PackId, Progress, Result};
 use std::{
     collections::{HashMap, HashSet},
     sync::{
@@ -18,6 +19,56 @@ use std::{
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
 };
+
+/// What of a store is damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damaged {
+    /// The database, or a row of it.
+    Database,
+    /// What a pack says of itself, or all of it.
+    Pack(PackId),
+    /// A chunk in a pack.
+    Chunk(PackId, ChunkId),
+}
+
+/// Something that is wrong.
+#[derive(Debug)]
+pub struct Finding {
+    /// With what.
+    pub damaged: Damaged,
+    /// What is wrong, naming it.
+    pub error: Error,
+}
+
+/// Which chunks are read.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    /// Of 2^32 chunks, so many.
+    part: u64,
+    /// Makes one choice unlike the next.
+    seed: u64,
+}
+
+impl Sample {
+    /// Every chunk.
+    pub const ALL: Sample = Sample { part: 1 << 32, seed: 0 };
+
+    /// About so many per cent, others each time. `Invalid` unless that is more than 0 and at most 100.
+    pub fn percent(percent: f64) -> Result<Sample> {
+        if !(percent > 0.0 && percent <= 100.0) {
+            return Err(Error::invalid(format!("a sample of {percent} % is none: say 0.1 to 100")));
+        }
+        let seed = u64::from_le_bytes(durability::random_bytes()?);
+        Ok(Sample { part: ((1u64 << 32) as f64 * percent / 100.0) as u64, seed })
+    }
+
+    /// Whether a chunk is in it.
+    pub fn has(&self, chunk: &ChunkId) -> bool {
+        // Ids are hashes already; the product of one with an odd number is spread as well in its upper half.
+        let head = chunk.as_bytes().first_chunk().map_or(0, |head| u64::from_le_bytes(*head));
+        (head ^ self.seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32 < self.part
+    }
+}
 
 /// What a verification found.
 #[derive(Debug, Default)]
@@ -30,33 +81,47 @@ pub struct Findings {
     pub bytes: u64,
     /// Chunks that cannot be read as what they were.
     pub bad_chunks: HashSet<ChunkId>,
-    /// Everything wrong, each naming its object, and the chunk where it is one.
-    pub errors: Vec<(Option<ChunkId>, Error)>,
+    /// Everything wrong.
+    pub found: Vec<Finding>,
 }
 
 impl Findings {
-    fn add(&mut self, error: Error) {
-        self.errors.push((None, error));
+    fn add(&mut self, damaged: Damaged, error: Error) {
+        self.found.push(Finding { damaged, error });
     }
 
-    fn add_chunk(&mut self, chunk: ChunkId, error: Error) {
+    fn add_chunk(&mut self, pack: PackId, chunk: ChunkId, error: Error) {
         self.bad_chunks.insert(chunk);
-        self.errors.push((Some(chunk), error));
+        self.add(Damaged::Chunk(pack, chunk), error);
+    }
+
+    /// Whether the database is to be made again.
+    pub fn has_damaged_database(&self) -> bool {
+        self.found.iter().any(|finding| finding.damaged == Damaged::Database)
+    }
+
+    /// The packs of which something is damaged.
+    pub fn damaged_packs(&self) -> HashSet<PackId> {
+        let packs = self.found.iter().filter_map(|finding| match finding.damaged {
+            Damaged::Database => None,
+            Damaged::Pack(pack) | Damaged::Chunk(pack, _) => Some(pack),
+        });
+        packs.collect()
     }
 }
 
 impl Store {
-    /// Checks the database and hashes every chunk of every pack, on all cores. Reads the whole store, which is not to be
-    /// collected meanwhile: see [`Store::hold_collection`]. `progress` hears of bytes of packs. Damage is among the findings, not an error; an error means that
-    /// verification could not go on.
-    pub fn verify(&self, progress: &dyn Progress) -> Result<Findings> {
+    /// Checks the database and what every pack says of itself, and hashes the chunks of a sample, on all cores. The store is not
+    /// to be collected meanwhile: see [`Store::hold_collection`]. `progress` hears of bytes of packs. Damage is among the
+    /// findings, not an error; an error means that verification could not go on.
+    pub fn verify(&self, sample: &Sample, progress: &dyn Progress) -> Result<Findings> {
         let shared = self.shared();
         let mut findings = Findings::default();
         check_database(shared, &mut findings)?;
         let packs = match index::packs(&shared.database) {
             Ok(packs) => packs,
             Err(error) if error.kind() == ErrorKind::Corrupt => {
-                findings.add(error);
+                findings.add(Damaged::Database, error);
                 return Ok(findings);
             }
             Err(error) => return Err(error),
@@ -66,7 +131,7 @@ impl Store {
         let (all, rows_found) = (Mutex::new(findings), Mutex::new(HashMap::new()));
         let worker = || {
             while let Some(pack) = packs.get(next.fetch_add(1, Relaxed)) {
-                let (found, rows) = check_pack(shared, pack, progress);
+                let (found, rows) = check_pack(shared, pack, sample, progress);
                 merge(&mut all.lock().unwrap_or_else(PoisonError::into_inner), found);
                 rows_found.lock().unwrap_or_else(PoisonError::into_inner).insert(pack.number, rows);
             }
@@ -87,7 +152,7 @@ fn merge(all: &mut Findings, found: Findings) {
     all.chunks += found.chunks;
     all.bytes += found.bytes;
     all.bad_chunks.extend(found.bad_chunks);
-    all.errors.extend(found.errors);
+    all.found.extend(found.found);
 }
 
 fn check_database(shared: &Shared, findings: &mut Findings) -> Result<()> {
@@ -99,24 +164,30 @@ fn check_database(shared: &Shared, findings: &mut Findings) -> Result<()> {
     });
     match lines {
         Ok(lines) => lines.iter().filter(|line| *line != "ok").for_each(|line| {
-            findings.add(Error::corrupt(format!("the database is damaged: {line}")));
+            findings
+                .add(Damaged::Database, Error::corrupt(format!("the database is damaged: {line}")));
         }),
-        Err(error) => findings.add(error),
+        Err(error) => findings.add(Damaged::Database, error),
     }
     if let Err(error) = shared.database.must_end_with_a_page() {
-        findings.add(error);
+        findings.add(Damaged::Database, error);
     }
     if let Err(error) = shared.database.read_at_once("cannot list the catalog", catalog::list) {
-        findings.add(error);
+        findings.add(Damaged::Database, error);
     }
     if let Err(error) = catalog::check_commit(&shared.paths, &shared.database) {
-        findings.add(error);
+        findings.add(Damaged::Database, error);
     }
     Ok(())
 }
 
-/// Checks one pack. Answers how many rows of the index point into it, too.
-fn check_pack(shared: &Shared, pack: &PackRow, progress: &dyn Progress) -> (Findings, u64) {
+/// Checks one pack. Answers how many rows of the index point to what it has, too; `None` if it does not say what it has.
+fn check_pack(
+    shared: &Shared,
+    pack: &PackRow,
+    sample: &Sample,
+    progress: &dyn Progress,
+) -> (Findings, Option<u64>) {
     let mut findings = Findings { packs: 1, ..Findings::default() };
     let mut rows = 0;
     let footer = match read_footer(&shared.paths, pack.id) {
@@ -124,18 +195,18 @@ fn check_pack(shared: &Shared, pack: &PackRow, progress: &dyn Progress) -> (Find
             if size != pack.size {
                 let message =
                     format!("pack {} has {size} bytes, the index says {}", pack.id, pack.size);
-                findings.add(Error::corrupt(message));
+                findings.add(Damaged::Database, Error::corrupt(message));
             }
             footer
         }
         // A collection was killed between its last two steps.
         Err(_) if pack.state == PackState::Condemned && pack.totals.chunks == 0 => {
-            return (Findings::default(), 0);
+            return (Findings::default(), Some(0));
         }
         Err(error) => {
-            findings.add(error);
+            findings.add(Damaged::Pack(pack.id), error);
             progress.advance(pack.size);
-            return (findings, rows);
+            return (findings, None);
         }
     };
     for entry in footer.entries {
@@ -150,9 +221,17 @@ fn check_pack(shared: &Shared, pack: &PackRow, progress: &dyn Progress) -> (Find
                     "chunk {} of pack {} is not in the index as it lies",
                     entry.id, pack.id
                 );
-                findings.add_chunk(entry.id, Error::corrupt(message));
+                findings.bad_chunks.insert(entry.id);
+                findings.add(Damaged::Database, Error::corrupt(message));
             }
-            Err(error) => findings.add_chunk(entry.id, error),
+            Err(error) => {
+                findings.bad_chunks.insert(entry.id);
+                findings.add(Damaged::Database, error);
+            }
+        }
+        progress.advance(u64::from(entry.stored_len));
+        if !sample.has(&entry.id) {
+            continue;
         }
         let context = ChunkKind::from_u8(entry.kind).map(ChunkKind::context);
         let context = context
@@ -162,12 +241,11 @@ fn check_pack(shared: &Shared, pack: &PackRow, progress: &dyn Progress) -> (Find
         });
         match read {
             Ok(chunk) => findings.bytes += chunk.len() as u64,
-            Err(error) => findings.add_chunk(entry.id, error),
+            Err(error) => findings.add_chunk(pack.id, entry.id, error),
         }
         findings.chunks += 1;
-        progress.advance(u64::from(entry.stored_len));
     }
-    (findings, rows)
+    (findings, Some(rows))
 }
 
 /// Checks that no row points where no pack has its chunk. Others may add packs meanwhile: a pack that is not as it was
@@ -175,20 +253,23 @@ fn check_pack(shared: &Shared, pack: &PackRow, progress: &dyn Progress) -> (Find
 fn check_rows(
     shared: &Shared,
     packs: &[PackRow],
-    rows_found: &HashMap<i64, u64>,
+    rows_found: &HashMap<i64, Option<u64>>,
     findings: &mut Findings,
 ) -> Result<()> {
     let mut rows: HashMap<i64, u64> = HashMap::new();
     let read = index::for_each_chunk(&shared.database, |row| match row {
         Ok(place) => *rows.entry(place.pack).or_default() += 1,
-        Err(error) => findings.errors.push((None, error)),
+        Err(error) => findings.add(Damaged::Database, error),
     });
     if let Err(error) = read {
-        findings.add(error);
+        findings.add(Damaged::Database, error);
     }
     for pack in packs {
         let count = rows.remove(&pack.number).unwrap_or(0);
-        let found = rows_found.get(&pack.number).copied().unwrap_or(0);
+        // What a pack does not say cannot be compared.
+        let Some(found) = rows_found.get(&pack.number).copied().unwrap_or(Some(0)) else {
+            continue;
+        };
         let wrong = found != count || pack.totals.chunks != count;
         if wrong
             && (pack.state == PackState::Complete
@@ -198,7 +279,7 @@ fn check_rows(
                 "the index has {count} chunks in pack {}, of which {found} are there",
                 pack.id
             );
-            findings.add(Error::corrupt(message));
+            findings.add(Damaged::Database, Error::corrupt(message));
         }
     }
     let newest = packs.last().map_or(0, |pack| pack.number);
@@ -206,9 +287,12 @@ fn check_rows(
         if number > newest && index::pack(&shared.database, number).is_ok() {
             continue;
         }
-        findings.add(Error::corrupt(format!(
-            "the index has chunks in pack number {number}, which it does not know"
-        )));
+        findings.add(
+            Damaged::Database,
+            Error::corrupt(format!(
+                "the index has chunks in pack number {number}, which it does not know"
+            )),
+        );
     }
     Ok(())
 }

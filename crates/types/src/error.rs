@@ -138,6 +138,18 @@ impl Error {
         self.0.kind
     }
 
+    /// What the operating system said, where it was the cause.
+    pub fn os_error(&self) -> Option<i32> {
+        let mut cause = self.source();
+        while let Some(at) = cause {
+            if let Some(error) = at.downcast_ref::<io::Error>() {
+                return error.raw_os_error();
+            }
+            cause = at.source();
+        }
+        None
+    }
+
     /// This error as the cause of a wider one of the same kind.
     pub fn context(self, message: impl Into<String>) -> Error {
         Error::with_source(self.kind(), message, self)

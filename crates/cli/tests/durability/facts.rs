@@ -1,7 +1,7 @@
 //! What a store holds, as far as two states of it are compared: every name with its ids and its bytes.
 
 use super::stage::scratch;
-use silt_engine::{Engine, ExportAddress, Listen, Serving, StopSignal};
+use silt_engine::{Engine, ExportAddress, Listen, Serving, StopSignal, VerifyRequest};
 use silt_types::{DiskName, ErrorKind, NoProgress, Result};
 use std::{
     collections::BTreeMap,
@@ -108,7 +108,7 @@ pub(crate) fn complaints(store: &Path) -> Vec<String> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Vec::new(),
         other => other,
     };
-    match engine.and_then(|engine| engine.verify(&NoProgress)) {
+    match engine.and_then(|engine| engine.verify(&VerifyRequest::default(), &NoProgress)) {
         Ok(report) => report.damages.iter().map(|damage| damage.what.clone()).collect(),
         Err(error) => vec![format!("{error:?}")],
     }

@@ -63,7 +63,7 @@ pub fn build_stored(
     created_ns: i64,
     progress: &dyn Progress,
 ) -> Result<BuiltImage> {
-    let building = Building { store, request, created_ns, progress };
+    let building = Building { store, request, created_ns, progress, publishes: true };
     let mut notes = Vec::new();
     let built = building.telling_changes(|| {
         building.build_files(|ingest, contents| {
@@ -95,7 +95,7 @@ fn build_file(
     path: &Path,
     format: Format,
 ) -> Result<BuiltImage> {
-    let Building { store, request, created_ns, progress } = *building;
+    let Building { store, request, created_ns, progress, .. } = *building;
     let ingest = store.ingest(request.compression)?;
     let (disk, bytes_read, lost) = match format {
         Format::Qcow2 => {
@@ -133,7 +133,7 @@ fn build_file(
     progress.begin("publishing", 0);
     let name = request.name.clone();
     let record = ImageRecord { name, disk, tree, config: None, created_ns, bytes_nonzero };
-    let counts = ingest.publish_image(&record, request.replace)?;
+    let counts = building.publish(ingest, &record)?;
     Ok(BuiltImage { record, bytes_read, counts, layout: None, no_tree, notes, changes: None })
 }
 

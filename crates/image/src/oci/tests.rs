@@ -84,7 +84,10 @@ fn build_within(layers: &[Layer], max_size_bytes: u64) -> Result<TreeId> {
     let mut trees = ["read", "known"].into_iter().map(|name| {
         let request = BuildRequest { max_size_bytes, ..BuildRequest::new(name.parse().unwrap()) };
         let (store, request) = (&store, &request);
-        build(&Building { store, request, created_ns: 0, progress: &NoProgress }, &source)
+        build(
+            &Building { store, request, created_ns: 0, progress: &NoProgress, publishes: true },
+            &source,
+        )
     });
     let read = trees.next().unwrap()?;
     let known = trees.next().unwrap().unwrap();

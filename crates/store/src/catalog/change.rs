@@ -4,9 +4,9 @@
 //! that refer to one another change together: a snapshot that goes leaves its children to its parent.
 
 use super::{
-    FrozenDelta, ImageRecord, Named, Root, SnapshotRecord, State, VolumeRecord, look_up,
+    FrozenDelta, ImageRecord, Listing, Named, Root, SnapshotRecord, State, VolumeRecord, look_up,
     look_up_snapshot,
-    root::bury,
+    root::{bury, clear_graves},
     row::{read_all, read_one},
     snapshots_of,
 };
@@ -44,6 +44,11 @@ impl<'a> Change<'a> {
     pub(crate) fn count_dropped(&mut self) {
         self.state.condemned -= 1;
         self.state.packs -= 1;
+    }
+
+    /// Graves are for collections under way; without one they are in the way of the next.
+    pub(crate) fn forget_graves_if_nothing_is_condemned(&self) -> Result<()> {
+        if self.state.condemned == 0 { clear_graves(self.tx) } else { Ok(()) }
     }
 
     /// What keeps chunks alive no more by this transaction. To be told before it does.
@@ -221,6 +226,17 @@ impl<'a> Change<'a> {
         let sql = format!("DELETE FROM {table} WHERE {condition}");
         self.tx.execute(&sql, params).map(drop).map_err(cannot_write)
     }
+}
+
+/// Fills an empty catalog with records that were found elsewhere. `state` says the rest. Answers the state that it leads to.
+pub(crate) fn write_all(tx: &Transaction<'_>, state: State, listing: &Listing) -> Result<State> {
+    let Listing { images, volumes, snapshots } = listing;
+    images.iter().try_for_each(|image| image.write(tx)).map_err(cannot_write)?;
+    volumes.iter().try_for_each(|volume| volume.write(tx)).map_err(cannot_write)?;
+    snapshots.iter().try_for_each(|snapshot| snapshot.write(tx)).map_err(cannot_write)?;
+    let counts = [images.len(), volumes.len(), snapshots.len()].map(|count| count as i64);
+    let [images, volumes, snapshots] = counts;
+    State { images, volumes, snapshots, ..state }.advance(tx)
 }
 
 fn cannot_write(error: rusqlite::Error) -> Error {

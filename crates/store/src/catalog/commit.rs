@@ -29,8 +29,8 @@ pub(crate) fn record_commit(paths: &StorePaths, state: State) -> Result<()> {
     Ok(())
 }
 
-/// Checks that the database has come at least as far as was recorded outside of it.
-pub(crate) fn check_commit(paths: &StorePaths, database: &Database) -> Result<()> {
+/// The number of the last transaction, as it was recorded outside the database. `Corrupt` if the file is damaged or missing.
+pub(crate) fn recorded_commit(paths: &StorePaths) -> Result<u64> {
     let path = paths.commit_file();
     let file = File::open(&path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => Error::corrupt(format!("{} is missing", path.display())),
@@ -41,7 +41,12 @@ pub(crate) fn check_commit(paths: &StorePaths, database: &Database) -> Result<()
         file.lock_shared().context(|| format!("cannot lock {}", path.display()))?;
         read_commit_slots(&file)
     });
-    let recorded = read.context(|| format!("{} is damaged", path.display()))?;
+    read.context(|| format!("{} is damaged", path.display()))
+}
+
+/// Checks that the database has come at least as far as was recorded outside of it.
+pub(crate) fn check_commit(paths: &StorePaths, database: &Database) -> Result<()> {
+    let recorded = recorded_commit(paths)?;
     let state = database.read("cannot read the state of the catalog", |c| Ok(State::read(c)))??;
     if (state.number as u64) < recorded {
         let message = format!(

@@ -69,6 +69,7 @@ impl ImageRecord {
 
 impl Record for ImageRecord {
     const TABLE: &'static str = "image";
+    const KEY: &'static str = "name";
     const NAME_COLUMN: usize = 0;
 
     fn read(row: &Row<'_>) -> rusqlite::Result<Option<ImageRecord>> {

@@ -16,7 +16,8 @@ mod state;
 mod volume;
 
 pub use change::Change;
-pub(crate) use commit::{check_commit, record_commit};
+pub(crate) use change::write_all;
+pub(crate) use commit::{check_commit, record_commit, recorded_commit};
 pub use image::ImageRecord;
 pub use layers::FrozenDelta;
 pub use root::Root;
@@ -25,7 +26,9 @@ pub use snapshot::{SnapshotPurpose, SnapshotRecord};
 pub(crate) use state::{State, change_state};
 pub use volume::VolumeRecord;
 
-use row::{Record, read_all, read_one};
+pub(crate) use row::{Record, read_sound};
+
+use row::{read_all, read_one};
 use rusqlite::Connection;
 use silt_types::{DiskName, Error, ErrorKind, Name, Result, SnapshotId, VolumeId};
 

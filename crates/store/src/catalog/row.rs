@@ -5,9 +5,11 @@ use rusqlite::{Connection, OptionalExtension as _, Params, Row};
 use silt_types::{ChunkId, DiskId, Error, Result};
 
 /// A kind of record with a table of its own.
-pub(super) trait Record: Sized {
+pub(crate) trait Record: Sized + PartialEq {
     /// The table.
     const TABLE: &'static str;
+    /// The column by which rows lie in the table.
+    const KEY: &'static str;
     /// The column that names a record to people, by its number.
     const NAME_COLUMN: usize;
 
@@ -38,6 +40,27 @@ pub(super) fn read_all<R: Record>(
     let mut statement = connection.prepare_cached(&query).map_err(sql)?;
     let rows = statement.query_map(params, read_named::<R>).map_err(sql)?;
     rows.map(|row| row.map_err(sql)?).collect()
+}
+
+/// The records of a damaged table that can still be read, from its one end and from its other.
+pub(crate) fn read_sound<R: Record>(connection: &Connection) -> Vec<R> {
+    let from = |order: &str| {
+        let query = format!("SELECT * FROM {} ORDER BY {} {order}", R::TABLE, R::KEY);
+        let mut sound = Vec::new();
+        let Ok(mut statement) = connection.prepare(&query) else { return sound };
+        let Ok(mut rows) = statement.query([]) else { return sound };
+        while let Ok(Some(row)) = rows.next() {
+            sound.extend(R::read(row).ok().flatten());
+        }
+        sound
+    };
+    let mut sound: Vec<R> = from("ASC");
+    for record in from("DESC") {
+        if !sound.contains(&record) {
+            sound.push(record);
+        }
+    }
+    sound
 }
 
 /// A column of another type than it should have is damage like any other.

@@ -105,6 +105,7 @@ impl SnapshotRecord {
 
 impl Record for SnapshotRecord {
     const TABLE: &'static str = "snapshot";
+    const KEY: &'static str = "id";
     const NAME_COLUMN: usize = 2;
 
     fn read(row: &Row<'_>) -> rusqlite::Result<Option<SnapshotRecord>> {

@@ -80,6 +80,7 @@ impl VolumeRecord {
 
 impl Record for VolumeRecord {
     const TABLE: &'static str = "volume";
+    const KEY: &'static str = "name";
     const NAME_COLUMN: usize = 0;
 
     fn read(row: &Row<'_>) -> rusqlite::Result<Option<VolumeRecord>> {

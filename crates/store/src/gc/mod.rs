@@ -29,7 +29,8 @@ use crate::{
     pack::read_footer,
     store::{Shared, Store},
 };
-use mover::{Moved, Mover};
+use mover::Moved;
+pub(crate) use mover::Mover;
 use plan::{PackUse, Plan};
 use roots::roots;
 use silt_format::{FileHeader, PackEntry, PackFooter, RootRecord};

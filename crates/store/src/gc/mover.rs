@@ -9,15 +9,17 @@ use crate::{
     reader::PackPlace,
     store::Shared,
 };
-use silt_format::{PackFooter, RootRecord};
+use silt_format::{PackEntry, PackFooter, RootRecord};
 use silt_types::{Error, LeaseId, Progress, Result};
 
 /// Writes packs of what is moved. Dropped before [`Mover::finish`], it leaves what it has moved so far where it was.
-pub(super) struct Mover<'a> {
+pub(crate) struct Mover<'a> {
     shared: &'a Shared,
     lease: LeaseId,
     progress: &'a dyn Progress,
     writer: Option<PackWriter>,
+    /// The chunk that was read last, as it is stored.
+    stored: Vec<u8>,
     /// Where the chunks of the pack being written come from.
     sources: Vec<i64>,
     roots: Vec<RootRecord>,
@@ -26,21 +28,22 @@ pub(super) struct Mover<'a> {
 
 /// What was moved.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Moved {
-    pub(super) chunks: u64,
+pub(crate) struct Moved {
+    pub(crate) chunks: u64,
     /// Bytes of those as stored.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
     /// Bytes of the packs written.
-    pub(super) bytes_packs: u64,
+    pub(crate) bytes_packs: u64,
 }
 
 impl<'a> Mover<'a> {
-    pub(super) fn new(shared: &'a Shared, lease: LeaseId, progress: &'a dyn Progress) -> Mover<'a> {
+    pub(crate) fn new(shared: &'a Shared, lease: LeaseId, progress: &'a dyn Progress) -> Mover<'a> {
         Mover {
             shared,
             lease,
             progress,
             writer: None,
+            stored: Vec::new(),
             sources: Vec::new(),
             roots: Vec::new(),
             moved: Moved::default(),
@@ -55,31 +58,42 @@ impl<'a> Mover<'a> {
         marks: &Marks,
         roots: Vec<RootRecord>,
     ) -> Result<()> {
-        let mut stored = Vec::new();
         for entry in footer.entries.iter().filter(|entry| marks.is_needed(&entry.id)) {
             let found = index::find(&self.shared.database, &entry.id)?;
-            if !found.is_some_and(|place| place.pack == pack.number && place.entry == *entry) {
-                continue;
-            }
-            let kind = ChunkKind::from_u8(entry.kind)
-                .ok_or_else(|| Error::corrupt(format!("chunk {} has an unknown kind", entry.id)))?;
-            let place = PackPlace { pack: pack.id, entry: *entry };
-            self.shared.reader.read_stored(kind.context(), &place, &mut stored)?;
-            let writer = match &mut self.writer {
-                Some(writer) => writer,
-                none => none.insert(PackWriter::create(&self.shared.paths, self.lease)?),
-            };
-            writer.append(entry.id, entry.kind, entry.codec, &stored, entry.len as usize)?;
-            let is_full =
-                writer.size() >= PACK_SIZE_BYTES_TARGET || writer.chunks() >= PACK_CHUNKS_TARGET;
-            self.sources.push(pack.number);
-            self.moved.chunks += 1;
-            self.moved.bytes += u64::from(entry.stored_len);
-            self.progress.advance(u64::from(entry.stored_len));
-            if is_full {
-                self.close()?;
+            if found.is_some_and(|place| place.pack == pack.number && place.entry == *entry) {
+                self.read(pack, entry)?;
+                self.append(pack, entry)?;
             }
         }
+        self.keep(roots)
+    }
+
+    /// Reads a chunk as it is stored, to be appended next. `Corrupt` if it is damaged.
+    pub(crate) fn read(&mut self, pack: &PackRow, entry: &PackEntry) -> Result<()> {
+        let kind = ChunkKind::from_u8(entry.kind)
+            .ok_or_else(|| Error::corrupt(format!("chunk {} has an unknown kind", entry.id)))?;
+        let place = PackPlace { pack: pack.id, entry: *entry };
+        self.shared.reader.read_stored(kind.context(), &place, &mut self.stored)
+    }
+
+    /// Appends the chunk that was read last to the packs being written.
+    pub(crate) fn append(&mut self, pack: &PackRow, entry: &PackEntry) -> Result<()> {
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            none => none.insert(PackWriter::create(&self.shared.paths, self.lease)?),
+        };
+        writer.append(entry.id, entry.kind, entry.codec, &self.stored, entry.len as usize)?;
+        let is_full =
+            writer.size() >= PACK_SIZE_BYTES_TARGET || writer.chunks() >= PACK_CHUNKS_TARGET;
+        self.sources.push(pack.number);
+        self.moved.chunks += 1;
+        self.moved.bytes += u64::from(entry.stored_len);
+        self.progress.advance(u64::from(entry.stored_len));
+        if is_full { self.close() } else { Ok(()) }
+    }
+
+    /// Keeps root records.
+    pub(crate) fn keep(&mut self, roots: Vec<RootRecord>) -> Result<()> {
         for root in roots {
             self.roots.push(root);
             if self.roots.len() == PackFooter::ROOTS_MAX {
@@ -90,7 +104,7 @@ impl<'a> Mover<'a> {
     }
 
     /// Everything moved is durable and found in its new place when this returns.
-    pub(super) fn finish(mut self) -> Result<Moved> {
+    pub(crate) fn finish(mut self) -> Result<Moved> {
         if self.writer.is_some() || !self.roots.is_empty() {
             self.close()?;
         }

@@ -1,12 +1,14 @@
 //! The index: chunk id -> place in a pack. Can be made again from the packs alone.
 //!
-//! `packs` has the rows of packs, `removal` what a collection changes.
+//! `packs` has the rows of packs, `removal` what a collection changes, `rebuild` how it is made again.
 
 mod packs;
+mod rebuild;
 mod removal;
 
 pub use packs::PackTotals;
-pub(crate) use packs::{PackRow, PackState, condemned, knows_pack, pack, packs};
+pub(crate) use packs::{PackRow, PackState, condemned, knows_pack, pack, packs, sound_packs};
+pub(crate) use rebuild::{add_rebuilt, put_packs, sound_chunks};
 pub(crate) use removal::{condemn, drop_packs, forget_chunks, move_to};
 
 use crate::{

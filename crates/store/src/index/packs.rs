@@ -161,6 +161,25 @@ fn packs_in(connection: &Connection) -> Result<Vec<PackRow>> {
     Ok(rows)
 }
 
+/// The rows of packs that can be read of a damaged index, from its one end and from its other.
+pub(crate) fn sound_packs(connection: &Connection) -> Vec<PackRow> {
+    let from = |order: &str| {
+        let mut sound = Vec::new();
+        let query = format!("SELECT * FROM pack ORDER BY number {order}");
+        let Ok(mut statement) = connection.prepare(&query) else { return sound };
+        let Ok(mut rows) = statement.query([]) else { return sound };
+        while let Ok(Some(row)) = rows.next() {
+            sound.extend(PackRow::read(row).ok().and_then(Result::ok));
+        }
+        sound
+    };
+    let mut sound = from("ASC");
+    sound.extend(from("DESC"));
+    sound.sort_by_key(|pack| pack.number);
+    sound.dedup();
+    sound
+}
+
 /// The pack with this number. `Corrupt` if the row is damaged or missing.
 pub(crate) fn pack(database: &Database, number: i64) -> Result<PackRow> {
     database.read_at_once("cannot look a pack up", |connection| pack_in(connection, number))

@@ -2,11 +2,12 @@
 
 use crate::paths::StorePaths;
 use silt_format::{FileHeader, PACK_MAGIC, PACK_TRAILER_MAGIC, PACK_VERSION, PackFooter};
-use silt_types::{Context as _, Error, PackId, Result};
+use silt_types::{Context as _, Error, ErrorKind, PackId, Result};
 use std::{
     collections::HashMap,
     fs::File,
     os::unix::fs::FileExt as _,
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -56,6 +57,17 @@ fn read_exact_at(file: &File, pack: PackId, buf: &mut [u8], offset: u64) -> Resu
         }
         _ => Error::io(format!("cannot read pack {pack}"), error),
     })
+}
+
+/// The id that a file says it is the pack of. `Corrupt` if it says none.
+pub(crate) fn read_pack_id(path: &Path) -> Result<PackId> {
+    let failed = || format!("cannot read {}", path.display());
+    let file = File::open(path).context(failed)?;
+    let mut header = [0; FileHeader::LEN];
+    file.read_exact_at(&mut header, 0)
+        .map_err(|error| Error::with_source(ErrorKind::Corrupt, failed(), error))?;
+    let header = FileHeader::decode(&header, PACK_MAGIC, PACK_VERSION).context(failed)?;
+    Ok(PackId::from_bytes(header.id))
 }
 
 fn open_pack(paths: &StorePaths, pack: PackId) -> Result<File> {

@@ -9,7 +9,7 @@
 mod footers;
 mod places;
 
-pub(crate) use places::IndexPlaces;
+pub(crate) use places::{IndexPlaces, NoPlaces};
 pub use places::{PackPlace, Places};
 
 use crate::{

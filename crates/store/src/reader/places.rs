@@ -26,6 +26,15 @@ pub trait Places: Send + Sync {
     fn find(&self, id: &ChunkId) -> Result<Option<PackPlace>>;
 }
 
+/// Nobody knows where anything is: for who has places of its own.
+pub(crate) struct NoPlaces;
+
+impl Places for NoPlaces {
+    fn find(&self, _id: &ChunkId) -> Result<Option<PackPlace>> {
+        Ok(None)
+    }
+}
+
 /// The index of a store, asked by this process itself.
 #[derive(Clone)]
 pub(crate) struct IndexPlaces {

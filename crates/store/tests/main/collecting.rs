@@ -6,7 +6,7 @@ use super::{CACHE, content, publish, record};
 use silt_format::RootRecord;
 use silt_store::{
     ChunkKind, ChunkSink as _, ChunkSource as _, CollectRequest, Collected, Compression, Ingest,
-    KeyContext, Listing, Marks, Named, Root, RootWalker, Store,
+    KeyContext, Listing, Marks, Named, Root, RootWalker, Sample, Store,
 };
 use silt_types::{ChunkId, Error, ErrorKind, NoProgress, Progress, Result};
 use std::{
@@ -87,8 +87,8 @@ impl Fixture {
     }
 
     fn assert_whole(&self) {
-        let findings = self.store.verify(&NoProgress).unwrap();
-        assert!(findings.errors.is_empty(), "{:?}", findings.errors);
+        let findings = self.store.verify(&Sample::ALL, &NoProgress).unwrap();
+        assert!(findings.found.is_empty(), "{:?}", findings.found);
     }
 
     fn assert_there(&self, chunks: Range<u32>, ids: &[ChunkId]) {

@@ -5,7 +5,8 @@
 mod collecting;
 
 use silt_store::{
-    ChunkKind, ChunkSink as _, ChunkSource as _, Compression, ImageRecord, KeyContext, Named, Store,
+    ChunkKind, ChunkSink as _, ChunkSource as _, Compression, ImageRecord, KeyContext, Named,
+    Sample, Store,
 };
 use silt_types::{ChunkId, DiskId, DiskName, ErrorKind, NoProgress, Result};
 use std::{
@@ -80,8 +81,8 @@ fn chunks_come_back_and_equal_ones_are_stored_once() {
             "another context"
         );
     }
-    let findings = store.verify(&NoProgress).unwrap();
-    assert!(findings.errors.is_empty(), "{:?}", findings.errors);
+    let findings = store.verify(&Sample::ALL, &NoProgress).unwrap();
+    assert!(findings.found.is_empty(), "{:?}", findings.found);
     assert_eq!((findings.packs, findings.chunks), (2, 500));
 }
 
@@ -101,7 +102,7 @@ fn threads_that_hand_in_the_same_chunks_store_each_once() {
     });
     let counts = ingest.publish_image(&record("one", ChunkId::from_bytes([1; 32])), false).unwrap();
     assert_eq!((counts.chunks, counts.chunks_new), (8000, 2000));
-    assert!(store.verify(&NoProgress).unwrap().errors.is_empty());
+    assert!(store.verify(&Sample::ALL, &NoProgress).unwrap().found.is_empty());
 }
 
 #[test]
@@ -235,8 +236,9 @@ fn a_flipped_bit_anywhere_is_an_error_and_what_makes_reading_fail_makes_verify_f
             bytes[bit / 8] ^= 1 << (bit % 8);
             fs::write(&path, &bytes).unwrap();
             let read = read_everything(&root, &ids);
-            let verified = Store::open(&root, CACHE).and_then(|store| store.verify(&NoProgress));
-            let clean = verified.as_ref().is_ok_and(|findings| findings.errors.is_empty());
+            let verified =
+                Store::open(&root, CACHE).and_then(|store| store.verify(&Sample::ALL, &NoProgress));
+            let clean = verified.as_ref().is_ok_and(|findings| findings.found.is_empty());
             if let Err(error) = read {
                 assert!(!clean, "{} bit {bit}: {error:?} but verify is clean", path.display());
                 noticed += 1;

@@ -1,0 +1,245 @@
+//! Which names a store had, by what is left: rows of the old catalog, root records of packs, headers of volumes.
+//!
+//! Decides only; what it needs to know of disks and folders it is told.
+
+use silt_format::{RootRecord, VolumeHeader};
+use silt_store::{
+    FrozenDelta, ImageRecord, Listing, Salvaged, SnapshotPurpose, SnapshotRecord, VolumeRecord,
+};
+use silt_types::{DeltaId, DiskId, DiskName, Name, Result, SnapshotId, VolumeId};
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// What is known of disks and folders.
+pub(super) trait Surroundings {
+    /// Bytes that a disk maps; an error if its map cannot be read.
+    fn bytes_mapped(&self, disk: DiskId) -> Result<u64>;
+    /// The volume in whose folder a delta is.
+    fn home_of(&self, delta: DeltaId) -> Option<VolumeId>;
+    /// An id that nothing has.
+    fn new_delta(&self) -> Result<DeltaId>;
+}
+
+/// The names, and what is to be said of how they were found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) listing: Listing,
+    pub(super) told: Vec<String>,
+}
+
+/// What each frozen delta over a base became.
+type Seals = HashMap<(DiskId, DeltaId), DiskId>;
+
+/// Puts together the names. Where the rows are all there were, they are the answer. Otherwise what had been removed may come back:
+/// nothing tells it from what was lost.
+pub(super) fn find_names(
+    salvaged: &Salvaged,
+    headers: &[VolumeHeader],
+    about: &dyn Surroundings,
+) -> Result<Found> {
+    let mut found = Found { listing: salvaged.listing.clone(), told: Vec::new() };
+    if salvaged.is_complete {
+        return Ok(found);
+    }
+    found.images(salvaged, about);
+    found.volumes(salvaged, headers, about)?;
+    found.snapshots(salvaged);
+    found.lost_volumes(about)?;
+    found.untie();
+    Ok(found)
+}
+
+impl Found {
+    fn images(&mut self, salvaged: &Salvaged, about: &dyn Surroundings) {
+        let mut newest: BTreeMap<&Name, ImageRecord> = BTreeMap::new();
+        for root in &salvaged.roots {
+            let RootRecord::Image { name, disk, tree, config, created_ns } = root else { continue };
+            let (name, created_ns) = (name.clone(), *created_ns);
+            let image = ImageRecord {
+                name,
+                disk: *disk,
+                tree: *tree,
+                config: *config,
+                created_ns,
+                bytes_nonzero: 0,
+            };
+            let RootRecord::Image { name, .. } = root else { continue };
+            if newest.get(name).is_none_or(|known| known.created_ns < created_ns) {
+                newest.insert(name, image);
+            }
+        }
+        for (_, image) in newest {
+            self.image(image, salvaged.is_behind, about);
+        }
+    }
+
+    fn image(&mut self, image: ImageRecord, is_behind: bool, about: &dyn Surroundings) {
+        let images = &self.listing.images;
+        let is_same =
+            |known: &ImageRecord| (known.disk, known.created_ns) == (image.disk, image.created_ns);
+        if images.iter().any(is_same) {
+            return; // Under the name that it has now.
+        }
+        let there = images.iter().position(|known| known.name == image.name);
+        let is_newer = |at: usize| is_behind && images[at].created_ns < image.created_ns;
+        if there.is_some_and(|at| !is_newer(at)) {
+            return; // It was replaced.
+        }
+        let name = &image.name;
+        let bytes_nonzero = match about.bytes_mapped(image.disk) {
+            Ok(bytes) => bytes,
+            // Most likely it was removed, and collected.
+            Err(error) => {
+                let why = error.chain();
+                self.told.push(format!(
+                    "image {name}, which a pack tells of, cannot be read and is left out: {why}"
+                ));
+                return;
+            }
+        };
+        self.told.push(format!("image {name} is what a pack tells of it"));
+        let image = ImageRecord { bytes_nonzero, ..image };
+        match there {
+            Some(at) => self.listing.images[at] = image,
+            None => {
+                let name = self.free_name(&image.name);
+                self.listing.images.push(ImageRecord { name, ..image });
+            }
+        }
+    }
+
+    fn volumes(
+        &mut self,
+        salvaged: &Salvaged,
+        headers: &[VolumeHeader],
+        about: &dyn Surroundings,
+    ) -> Result<()> {
+        let seals: Seals = salvaged
+            .roots
+            .iter()
+            .filter_map(|root| match root {
+                RootRecord::Seal { base, delta, disk } => Some(((*base, *delta), *disk)),
+                _ => None,
+            })
+            .collect();
+        let known: HashSet<VolumeId> = self.listing.volumes.iter().map(|v| v.id).collect();
+        for header in headers.iter().filter(|header| !known.contains(&header.id)) {
+            let volume = self.volume_of(header, &seals, about)?;
+            self.told.push(format!("volume {} is what its folder says", volume.name));
+            self.listing.volumes.push(volume);
+        }
+        Ok(())
+    }
+
+    fn volume_of(
+        &mut self,
+        header: &VolumeHeader,
+        seals: &Seals,
+        about: &dyn Surroundings,
+    ) -> Result<VolumeRecord> {
+        let (mut base, mut frozen) = (header.base, header.frozen.clone());
+        while let Some(disk) = frozen.last().and_then(|oldest| seals.get(&(base, *oldest))) {
+            base = *disk;
+            frozen.pop();
+        }
+        let home = |delta: &DeltaId| about.home_of(*delta).unwrap_or(header.id);
+        let frozen = frozen.iter().map(|delta| FrozenDelta { delta: *delta, home: home(delta) });
+        let of_base = self.listing.images.iter().find(|image| image.disk == base);
+        let name = self.free_name(&header.name);
+        let source: DiskName = of_base.map_or(&name, |image| &image.name).clone().into();
+        Ok(VolumeRecord {
+            id: header.id,
+            base,
+            size_bytes: header.size_bytes,
+            frozen: frozen.collect(),
+            state: header.state,
+            own: header.own.map_or_else(|| about.new_delta(), Ok)?,
+            generation: header.generation,
+            head: None,
+            source,
+            source_volume: None,
+            created_ns: 0,
+            name,
+        })
+    }
+
+    fn snapshots(&mut self, salvaged: &Salvaged) {
+        for root in &salvaged.roots {
+            let RootRecord::Snapshot { volume, id, name, parent, disk, state, created_ns } = root
+            else {
+                continue;
+            };
+            let mut of_volume = self.listing.snapshots.iter().filter(|s| s.volume == *volume);
+            let is_taken = of_volume.any(|known| known.id == *id || known.name == *name);
+            if is_taken || self.listing.snapshots.iter().any(|known| known.id == *id) {
+                continue;
+            }
+            self.told.push(format!("snapshot {name} is what a pack tells of it"));
+            self.listing.snapshots.push(SnapshotRecord {
+                id: *id,
+                volume: *volume,
+                name: name.clone(),
+                base: *disk,
+                size_bytes: disk.size_bytes,
+                frozen: Vec::new(),
+                state: *state,
+                parent: *parent,
+                purpose: SnapshotPurpose::Asked,
+                created_ns: *created_ns,
+            });
+        }
+    }
+
+    /// A volume of which only snapshots are left goes on from the newest.
+    fn lost_volumes(&mut self, about: &dyn Surroundings) -> Result<()> {
+        let known: HashSet<VolumeId> = self.listing.volumes.iter().map(|v| v.id).collect();
+        let mut newest: BTreeMap<[u8; 16], SnapshotRecord> = BTreeMap::new();
+        for snapshot in self.listing.snapshots.iter().filter(|s| !known.contains(&s.volume)) {
+            let there = newest.get(snapshot.volume.as_bytes());
+            if there.is_none_or(|there| there.created_ns < snapshot.created_ns) {
+                newest.insert(*snapshot.volume.as_bytes(), snapshot.clone());
+            }
+        }
+        for snapshot in newest.into_values() {
+            let name = format!("recovered-{}", &snapshot.volume.to_string()[..8]).parse()?;
+            let name = self.free_name(&name);
+            self.told.push(format!(
+                "volume {name}, whose name is lost, is as in its snapshot {}",
+                snapshot.name
+            ));
+            self.listing.volumes.push(VolumeRecord {
+                id: snapshot.volume,
+                base: snapshot.base,
+                size_bytes: snapshot.size_bytes,
+                frozen: snapshot.frozen,
+                state: snapshot.state,
+                own: about.new_delta()?,
+                generation: 1,
+                head: Some(snapshot.id),
+                source: name.clone().into(),
+                source_volume: None,
+                created_ns: snapshot.created_ns,
+                name,
+            });
+        }
+        Ok(())
+    }
+
+    /// What went on from a snapshot that is lost goes on from none.
+    fn untie(&mut self) {
+        let known: HashSet<SnapshotId> = self.listing.snapshots.iter().map(|s| s.id).collect();
+        let keep = |id: Option<SnapshotId>| id.filter(|id| known.contains(id));
+        self.listing.snapshots.iter_mut().for_each(|s| s.parent = keep(s.parent));
+        self.listing.volumes.iter_mut().for_each(|v| v.head = keep(v.head));
+    }
+
+    /// The name, or one like it that is not taken.
+    fn free_name(&self, wanted: &Name) -> Name {
+        let images = self.listing.images.iter().map(|image| &image.name);
+        let taken: HashSet<&Name> =
+            images.chain(self.listing.volumes.iter().map(|volume| &volume.name)).collect();
+        let head = &wanted.as_str()[..wanted.as_str().len().min(Name::LEN_MAX - 8)];
+        let others = (2..).filter_map(|number| format!("{head}.{number}").parse().ok());
+        let mut names = std::iter::once(wanted.clone()).chain(others);
+        names.find(|name| !taken.contains(name)).unwrap_or_else(|| wanted.clone())
+    }
+}
