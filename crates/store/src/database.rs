@@ -27,7 +27,7 @@ const WRITER_CACHE_KIB: i64 = 20 << 10;
 const READER_CACHE_KIB: i64 = 8 << 10;
 
 /// Length of a page of the file in bytes, SQLite's default.
-const PAGE_LEN: u64 = 4096;
+pub(crate) const PAGE_LEN: u64 = 4096;
 
 /// Gives back so many pages in one transaction: about as many as a thousand new rows touch.
 const GIVE_BACK: &str = "PRAGMA incremental_vacuum(256)";

@@ -36,7 +36,7 @@ fn places(bytes: &[u8], count: u64) -> Vec<(u64, u8)> {
 }
 
 /// What a kind of file is called, whatever its ids.
-fn kind_of(file: &Path) -> String {
+pub(super) fn kind_of(file: &Path) -> String {
     let name = file.file_name().unwrap().to_string_lossy().into_owned();
     file.extension().map_or(name.clone(), |ext| match ext.to_str() {
         Some("pack") => "pack".to_owned(),
@@ -45,13 +45,18 @@ fn kind_of(file: &Path) -> String {
 }
 
 /// What commands say, and what failed.
-struct Asked {
-    failed: Vec<Error>,
-    wrong: Vec<String>,
+pub(super) struct Asked {
+    pub(super) failed: Vec<Error>,
+    pub(super) wrong: Vec<String>,
 }
 
 /// Asks everything that only reads, and a clone of each name. `soft` names may differ in their bytes.
-fn ask(store: &Path, right: &Facts, disks: &BTreeMap<String, Vec<u8>>, soft: &[String]) -> Asked {
+pub(super) fn ask(
+    store: &Path,
+    right: &Facts,
+    disks: &BTreeMap<String, Vec<u8>>,
+    soft: &[String],
+) -> Asked {
     let mut asked = Asked { failed: Vec::new(), wrong: Vec::new() };
     let engine = match Engine::open(store, 8 << 20) {
         Ok(engine) => engine,
@@ -103,7 +108,7 @@ fn names_an_object(error: &Error) -> bool {
     .any(|word| text.contains(word))
 }
 
-fn judge(asked: &Asked, found: &[String]) -> Vec<String> {
+pub(super) fn judge(asked: &Asked, found: &[String]) -> Vec<String> {
     let mut complaints = asked.wrong.clone();
     for error in &asked.failed {
         if !names_an_object(error) {

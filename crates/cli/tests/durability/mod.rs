@@ -7,6 +7,7 @@
 //! hold, `scenes` for the commands that are played, `generations` for drawn stories of snapshots, clones and seals.
 
 mod damage;
+mod every_byte;
 mod facts;
 mod generations;
 mod guest;

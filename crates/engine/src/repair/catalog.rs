@@ -24,6 +24,8 @@ pub(super) trait Surroundings {
 pub(super) struct Found {
     pub(super) listing: Listing,
     pub(super) told: Vec<String>,
+    /// Names that there were, and of which nothing is left.
+    pub(super) lost: Vec<String>,
 }
 
 /// What each frozen delta over a base became.
@@ -36,7 +38,7 @@ pub(super) fn find_names(
     headers: &[VolumeHeader],
     about: &dyn Surroundings,
 ) -> Result<Found> {
-    let mut found = Found { listing: salvaged.listing.clone(), told: Vec::new() };
+    let mut found = Found { listing: salvaged.listing.clone(), ..Found::default() };
     if salvaged.is_complete {
         return Ok(found);
     }
@@ -45,6 +47,7 @@ pub(super) fn find_names(
     found.snapshots(salvaged);
     found.lost_volumes(about)?;
     found.untie();
+    found.lost = found.lost(salvaged);
     Ok(found)
 }
 
@@ -222,6 +225,37 @@ impl Found {
             });
         }
         Ok(())
+    }
+
+    /// What there was and is not found: by name, or else by how much of it there was.
+    fn lost(&self, salvaged: &Salvaged) -> Vec<String> {
+        let Some(counted) = salvaged.counted else {
+            let what = "what the catalog alone had (volumes that were never written, snapshots that are not sealed)";
+            return vec![what.to_owned()];
+        };
+        let by_name = salvaged.lost.iter().filter(|what| !self.has(what));
+        let by_name: Vec<String> = by_name.cloned().collect();
+        if !by_name.is_empty() {
+            return by_name;
+        }
+        let Listing { images, volumes, snapshots } = &self.listing;
+        let found = [images.len(), volumes.len(), snapshots.len()];
+        let kinds = ["images", "volumes", "snapshots"].into_iter().zip(counted).zip(found);
+        let missing =
+            kinds.map(|((kind, counted), found)| (counted.saturating_sub(found as u64), kind));
+        missing
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, kind)| format!("{count} {kind}"))
+            .collect()
+    }
+
+    /// Whether a record that could not be read was found elsewhere.
+    fn has(&self, what: &str) -> bool {
+        let Listing { images, volumes, snapshots } = &self.listing;
+        let images = images.iter().map(|image| format!("image {:?}", image.name.as_str()));
+        let volumes = volumes.iter().map(|volume| format!("volume {:?}", volume.name.as_str()));
+        let snapshots = snapshots.iter().map(|kept| format!("snapshot {:?}", kept.name.as_str()));
+        images.chain(volumes).chain(snapshots).any(|there| there == *what)
     }
 
     /// What went on from a snapshot that is lost goes on from none.

@@ -13,7 +13,7 @@ mod catalog;
 mod mending;
 
 use crate::{
-    CACHE_SIZE_BYTES_DEFAULT, VerifyReport, VerifyRequest,
+    CACHE_SIZE_BYTES_DEFAULT, Damage, VerifyReport, VerifyRequest,
     device::header_of,
     engine::Engine,
     seal::deltas_named,
@@ -68,7 +68,8 @@ pub fn repair_store(
     progress: &dyn Progress,
 ) -> Result<Repaired> {
     let mut done = mend_layout(path)?;
-    let (engine, damaged) = open_mended(path, &mut done, progress)?;
+    let mut names_lost = Vec::new();
+    let (engine, damaged) = open_mended(path, &mut done, &mut names_lost, progress)?;
     let mut lost = Vec::new();
     if !damaged.is_empty() {
         let roots = roots_of(&engine.list()?);
@@ -83,7 +84,8 @@ pub fn repair_store(
     engine.mend_headers(&mut done)?;
     engine.restore(elsewhere, &lost, &mut done, progress)?;
     let request = VerifyRequest { files, ..VerifyRequest::default() };
-    let report = engine.verify(&request, progress)?;
+    let mut report = engine.verify(&request, progress)?;
+    report.damages.extend(names_lost);
     Ok(Repaired { done, report })
 }
 
@@ -91,6 +93,7 @@ pub fn repair_store(
 fn open_mended(
     path: &Path,
     done: &mut Vec<String>,
+    lost: &mut Vec<Damage>,
     progress: &dyn Progress,
 ) -> Result<(Engine, HashSet<PackId>)> {
     let mut is_rebuilt = false;
@@ -114,13 +117,19 @@ fn open_mended(
                 "a database that was just made is damaged: {found}"
             )));
         }
-        rebuild(path, done, progress).context(|| found)?;
+        let names = rebuild(path, done, progress).context(|| found)?;
+        lost.extend(names.into_iter().map(|what| Damage {
+            what: format!(
+                "the catalog's record of {what} is damaged, and nothing else tells of it"
+            ),
+            ..Damage::default()
+        }));
         is_rebuilt = true;
     }
 }
 
-/// Makes the database again.
-fn rebuild(path: &Path, done: &mut Vec<String>, progress: &dyn Progress) -> Result<()> {
+/// Makes the database again. Answers which names are lost.
+fn rebuild(path: &Path, done: &mut Vec<String>, progress: &dyn Progress) -> Result<Vec<String>> {
     let paths = StorePaths::new(path);
     refuse_served(&paths)?;
     let rebuild = Rebuild::begin(path, progress)?;
@@ -142,7 +151,7 @@ fn rebuild(path: &Path, done: &mut Vec<String>, progress: &dyn Progress) -> Resu
         ));
     }
     done.extend(found.told);
-    rebuild.finish(&found.listing)
+    rebuild.finish(&found.listing).map(|()| found.lost)
 }
 
 /// What packs are to say of the names there are.

@@ -42,24 +42,27 @@ pub(super) fn read_all<R: Record>(
     rows.map(|row| row.map_err(sql)?).collect()
 }
 
-/// The records of a damaged table that can still be read, from its one end and from its other.
-pub(crate) fn read_sound<R: Record>(connection: &Connection) -> Vec<R> {
-    let from = |order: &str| {
+/// What a damaged table has: the records that can be read, from its one end and from its other, and the names of those that cannot,
+/// as far as they can be told.
+pub(crate) fn read_sound<R: Record>(connection: &Connection, lost: &mut Vec<String>) -> Vec<R> {
+    let mut sound: Vec<R> = Vec::new();
+    for order in ["ASC", "DESC"] {
         let query = format!("SELECT * FROM {} ORDER BY {} {order}", R::TABLE, R::KEY);
-        let mut sound = Vec::new();
-        let Ok(mut statement) = connection.prepare(&query) else { return sound };
-        let Ok(mut rows) = statement.query([]) else { return sound };
+        let Ok(mut statement) = connection.prepare(&query) else { break };
+        let Ok(mut rows) = statement.query([]) else { break };
         while let Ok(Some(row)) = rows.next() {
-            sound.extend(R::read(row).ok().flatten());
-        }
-        sound
-    };
-    let mut sound: Vec<R> = from("ASC");
-    for record in from("DESC") {
-        if !sound.contains(&record) {
-            sound.push(record);
+            match R::read(row).ok().flatten() {
+                Some(record) if !sound.contains(&record) => sound.push(record),
+                Some(_) => {}
+                None => {
+                    let name: String = row.get(R::NAME_COLUMN).unwrap_or_default();
+                    lost.push(format!("{} {name:?}", R::TABLE));
+                }
+            }
         }
     }
+    lost.sort();
+    lost.dedup();
     sound
 }
 

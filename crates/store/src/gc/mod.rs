@@ -330,7 +330,8 @@ impl<'a> Collection<'a> {
         let (next, damaged) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
         let this = &*self;
         let worker = || {
-            let mut mover = Mover::new(this.shared, this.lease.id(), this.progress);
+            let mut mover =
+                Mover::new(this.shared, &this.shared.reader, this.lease.id(), this.progress);
             while let Some(pack) = packs.get(next.fetch_add(1, Relaxed)) {
                 let moved = this.read_footer(pack).and_then(|footer| {
                     mover.take(pack, &footer, &this.marks, this.carried(&footer)?)

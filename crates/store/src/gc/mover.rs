@@ -6,7 +6,7 @@ use crate::{
     index::{self, PackRow},
     ingest::{PACK_CHUNKS_TARGET, PACK_SIZE_BYTES_TARGET},
     pack::PackWriter,
-    reader::PackPlace,
+    reader::{ChunkReader, PackPlace},
     store::Shared,
 };
 use silt_format::{PackEntry, PackFooter, RootRecord};
@@ -15,6 +15,7 @@ use silt_types::{Error, LeaseId, Progress, Result};
 /// Writes packs of what is moved. Dropped before [`Mover::finish`], it leaves what it has moved so far where it was.
 pub(crate) struct Mover<'a> {
     shared: &'a Shared,
+    reader: &'a ChunkReader,
     lease: LeaseId,
     progress: &'a dyn Progress,
     writer: Option<PackWriter>,
@@ -37,9 +38,15 @@ pub(crate) struct Moved {
 }
 
 impl<'a> Mover<'a> {
-    pub(crate) fn new(shared: &'a Shared, lease: LeaseId, progress: &'a dyn Progress) -> Mover<'a> {
+    pub(crate) fn new(
+        shared: &'a Shared,
+        reader: &'a ChunkReader,
+        lease: LeaseId,
+        progress: &'a dyn Progress,
+    ) -> Mover<'a> {
         Mover {
             shared,
+            reader,
             lease,
             progress,
             writer: None,
@@ -73,7 +80,7 @@ impl<'a> Mover<'a> {
         let kind = ChunkKind::from_u8(entry.kind)
             .ok_or_else(|| Error::corrupt(format!("chunk {} has an unknown kind", entry.id)))?;
         let place = PackPlace { pack: pack.id, entry: *entry };
-        self.shared.reader.read_stored(kind.context(), &place, &mut self.stored)
+        self.reader.read_stored(kind.context(), &place, &mut self.stored)
     }
 
     /// Appends the chunk that was read last to the packs being written.

@@ -3,5 +3,5 @@
 mod reader;
 mod writer;
 
-pub(crate) use reader::{PackFiles, read_footer, read_pack_id};
+pub(crate) use reader::{PackFiles, read_footer, read_footer_of_damaged, read_pack_id};
 pub(crate) use writer::PackWriter;

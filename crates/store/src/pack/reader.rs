@@ -17,12 +17,19 @@ const OPEN_PACKS_MAX: usize = 256;
 /// The packs that a process has open for reading.
 pub(crate) struct PackFiles {
     paths: StorePaths,
+    /// Whether files are read that do not say that they are the pack.
+    takes_damaged: bool,
     open: Mutex<HashMap<PackId, Arc<File>>>,
 }
 
 impl PackFiles {
     pub(crate) fn new(paths: StorePaths) -> PackFiles {
-        PackFiles { paths, open: Mutex::default() }
+        PackFiles { paths, takes_damaged: false, open: Mutex::default() }
+    }
+
+    /// For who looks for what is left: what chunks are is verified anyway.
+    pub(crate) fn of_damaged(paths: StorePaths) -> PackFiles {
+        PackFiles { takes_damaged: true, ..PackFiles::new(paths) }
     }
 
     /// Fills `buf` from `offset` of a pack. One system call once the pack is open.
@@ -41,7 +48,11 @@ impl PackFiles {
         if let Some(file) = open.get(&pack) {
             return Ok(file.clone());
         }
-        let file = Arc::new(open_pack(&self.paths, pack)?);
+        let file = match self.takes_damaged {
+            true => open_file(&self.paths, pack)?,
+            false => open_pack(&self.paths, pack)?,
+        };
+        let file = Arc::new(file);
         if open.len() >= OPEN_PACKS_MAX {
             open.clear();
         }
@@ -70,14 +81,18 @@ pub(crate) fn read_pack_id(path: &Path) -> Result<PackId> {
     Ok(PackId::from_bytes(header.id))
 }
 
-fn open_pack(paths: &StorePaths, pack: PackId) -> Result<File> {
+fn open_file(paths: &StorePaths, pack: PackId) -> Result<File> {
     let path = paths.pack(pack);
-    let file = File::open(&path).map_err(|error| match error.kind() {
+    File::open(&path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => {
             Error::corrupt(format!("pack {pack} is missing ({})", path.display()))
         }
         _ => Error::io(format!("cannot open pack {pack}"), error),
-    })?;
+    })
+}
+
+fn open_pack(paths: &StorePaths, pack: PackId) -> Result<File> {
+    let file = open_file(paths, pack)?;
     let mut header = [0; FileHeader::LEN];
     read_exact_at(&file, pack, &mut header, 0)?;
     let header = FileHeader::decode(&header, PACK_MAGIC, PACK_VERSION)
@@ -91,13 +106,24 @@ fn open_pack(paths: &StorePaths, pack: PackId) -> Result<File> {
 /// Reads and checks what a pack says of itself. `Corrupt` if it is damaged or was never finished. Answers the length of
 /// the pack too.
 pub(crate) fn read_footer(paths: &StorePaths, pack: PackId) -> Result<(u64, PackFooter)> {
-    let file = open_pack(paths, pack)?;
+    footer_of(&open_pack(paths, pack)?, pack)
+}
+
+/// The same of a pack that need not say at its beginning that it is one.
+pub(crate) fn read_footer_of_damaged(
+    paths: &StorePaths,
+    pack: PackId,
+) -> Result<(u64, PackFooter)> {
+    footer_of(&open_file(paths, pack)?, pack)
+}
+
+fn footer_of(file: &File, pack: PackId) -> Result<(u64, PackFooter)> {
     let size = file.metadata().context(|| format!("cannot read the length of pack {pack}"))?.len();
     let trailer_at = size.checked_sub(FileHeader::LEN as u64);
     let trailer_at =
         trailer_at.ok_or_else(|| Error::corrupt(format!("pack {pack} is too short")))?;
     let mut trailer = [0; FileHeader::LEN];
-    read_exact_at(&file, pack, &mut trailer, trailer_at)?;
+    read_exact_at(file, pack, &mut trailer, trailer_at)?;
     let trailer = FileHeader::decode(&trailer, PACK_TRAILER_MAGIC, PACK_VERSION)
         .map_err(|e| e.context(named(pack)))?;
     let footer_at = trailer_at
@@ -106,7 +132,7 @@ pub(crate) fn read_footer(paths: &StorePaths, pack: PackId) -> Result<(u64, Pack
     let footer_at = footer_at
         .ok_or_else(|| Error::corrupt(format!("the footer of pack {pack} is too long")))?;
     let mut footer = vec![0; trailer.payload_len as usize];
-    read_exact_at(&file, pack, &mut footer, footer_at)?;
+    read_exact_at(file, pack, &mut footer, footer_at)?;
     let footer =
         PackFooter::decode(&footer, &trailer, footer_at).map_err(|e| e.context(named(pack)))?;
     if trailer.id != *pack.as_bytes() {

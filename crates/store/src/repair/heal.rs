@@ -7,9 +7,9 @@ use crate::{
     gc::Mover,
     index::{self, PackRow},
     lease::WorkLock,
-    pack::read_footer,
+    pack::{PackFiles, read_footer_of_damaged},
     quarantine::quarantine,
-    reader::{ChunkReader, PackPlace, Places},
+    reader::{ChunkReader, NoPlaces, PackPlace, Places},
     store::{Shared, Store},
 };
 use rustix::io::Errno;
@@ -66,13 +66,19 @@ impl Store {
     pub fn other_copies(&self, chunks: &HashSet<ChunkId>) -> Result<ChunkReader> {
         let mut places = HashMap::new();
         for pack in index::packs(&self.shared().database)? {
-            let Ok((_, footer)) = read_footer(self.paths(), pack.id) else { continue };
+            let Ok((_, footer)) = read_footer_of_damaged(self.paths(), pack.id) else { continue };
             for entry in footer.entries.into_iter().filter(|entry| chunks.contains(&entry.id)) {
                 places.insert(entry.id, PackPlace { pack: pack.id, entry });
             }
         }
-        Ok(self.reader(Box::new(Copies(places)), 0).without_footers())
+        Ok(damaged_reader(self.shared(), Box::new(Copies(places))))
     }
+}
+
+/// A reader that reads what is left of packs.
+fn damaged_reader(shared: &Shared, places: Box<dyn Places>) -> ChunkReader {
+    let packs = PackFiles::of_damaged(shared.paths.clone());
+    ChunkReader::new(shared.domain.clone(), packs, places, 0).without_footers()
 }
 
 /// Where some chunks are.
@@ -106,14 +112,15 @@ fn heal(
     progress: &dyn Progress,
     healed: &mut Healed,
 ) -> Result<()> {
-    let roots = match read_footer(&shared.paths, pack.id) {
+    let roots = match read_footer_of_damaged(&shared.paths, pack.id) {
         Ok((_, PackFooter { roots, .. })) => roots,
         Err(_) => roots.to_vec(),
     };
     // From here on what it has does not count as stored, and no cache of a folder says that it does.
     shared
         .change("cannot condemn a damaged pack", |change| index::condemn(change, &[pack.number]))?;
-    let mut mover = Mover::new(shared, lease, progress);
+    let reader = damaged_reader(shared, Box::new(NoPlaces));
+    let mut mover = Mover::new(shared, &reader, lease, progress);
     let mut lost = Vec::new();
     for entry in entries {
         match mover.read(pack, entry) {

@@ -4,14 +4,14 @@
 //! quarantine with its log, and the new one takes its place. A crash between the two leaves a store without a database, and a
 //! whole new one that the next repair puts there.
 
-use super::salvage;
+use super::salvage::Old;
 use crate::{
     catalog::{self, Listing, State},
     chunk::Domain,
     database::Database,
     index::{self, PackRow, PackState, PackTotals, Place},
     lease::{self, WorkLock},
-    pack::{PackFiles, read_footer},
+    pack::{PackFiles, read_footer_of_damaged},
     paths::StorePaths,
     quarantine::quarantine,
     reader::{ChunkReader, IndexPlaces},
@@ -21,7 +21,7 @@ use silt_sys::durability;
 use silt_types::{ChunkId, Context as _, Error, LeaseId, PackId, Progress, Result};
 use std::{
     collections::HashMap,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -58,6 +58,10 @@ pub struct Salvaged {
     pub is_behind: bool,
     /// What packs say.
     pub roots: Vec<RootRecord>,
+    /// Images, volumes and snapshots that the old catalog counted, if it still says.
+    pub counted: Option<[u64; 3]>,
+    /// Records that the old catalog had and that cannot be read, as far as it can be told what they were.
+    pub lost: Vec<String>,
     /// Packs that do not say what they have, and what of them is known from the old index.
     pub packs_without_footer: Vec<(PackId, u64)>,
 }
@@ -71,12 +75,13 @@ impl Rebuild {
         let _nobody_begins = lease::turn_without_work(&paths)?;
         let bytes = durability::read_file(&paths.store_file(), StoreFile::LEN as u64)?;
         let domain = Domain::from_secret(&StoreFile::decode(&bytes)?.domain_secret);
-        let old = salvage::read(&paths.database());
+        remove_unfinished(&paths)?;
+        drop(durability::create_file(&unfinished(&paths))?);
+        Database::create(&unfinished(&paths))?;
+        let patched = beside(&paths, "-repairing-old");
+        let old = Old::read(&paths.database(), &unfinished(&paths), &patched);
         let recorded = catalog::recorded_commit(&paths).unwrap_or(0) as i64;
         let state = old.state.unwrap_or_default();
-        remove_unfinished(&paths)?;
-        durability::create_file(&unfinished(&paths))?;
-        Database::create(&unfinished(&paths))?;
         let mut rebuild = Rebuild {
             database: Arc::new(Database::open(&unfinished(&paths))?),
             domain,
@@ -85,6 +90,9 @@ impl Rebuild {
             removals: state.removals + 1,
             salvaged: Salvaged {
                 is_complete: old.have_every_name() && state.number >= recorded,
+                counted: old.state.map(|state| {
+                    [state.images, state.volumes, state.snapshots].map(|count| count as u64)
+                }),
                 is_behind: old.state.is_none_or(|state| state.number < recorded),
                 ..Salvaged::default()
             },
@@ -92,8 +100,10 @@ impl Rebuild {
             _alone,
             _nobody_begins,
         };
-        rebuild.index(&old.packs, progress)?;
+        rebuild.index(&old, progress)?;
         rebuild.salvaged.listing = old.listing;
+        rebuild.salvaged.lost = old.lost;
+        remove_if_there(&patched)?;
         Ok(rebuild)
     }
 
@@ -105,7 +115,7 @@ impl Rebuild {
     /// A reader of the chunks that the new index has.
     pub fn source(&self) -> ChunkReader {
         let places = Box::new(IndexPlaces::new(self.database.clone()));
-        ChunkReader::new(self.domain.clone(), PackFiles::new(self.paths.clone()), places, 0)
+        ChunkReader::new(self.domain.clone(), PackFiles::of_damaged(self.paths.clone()), places, 0)
     }
 
     /// Puts the new database, with these names, in the place of the old one. Durable when this returns.
@@ -131,25 +141,25 @@ impl Rebuild {
         catalog::record_commit(&paths, state)?;
         // They rely on counts that the old database had.
         match fs::remove_dir_all(paths.folder_caches()) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other.context(|| "cannot remove the caches of folders".to_owned()),
         }
     }
 
-    fn index(&mut self, old: &[PackRow], progress: &dyn Progress) -> Result<()> {
+    fn index(&mut self, old: &Old, progress: &dyn Progress) -> Result<()> {
         let mut without_footer = HashMap::new();
         let mut total = 0;
         for id in pack_ids(&self.paths)? {
             let number = self.packs.len() as i64 + 1;
             let mut size = fs::metadata(self.paths.pack(id)).map_or(0, |file| file.len());
-            match read_footer(&self.paths, id) {
+            match read_footer_of_damaged(&self.paths, id) {
                 Ok((len, footer)) => {
                     size = len;
                     total += footer.entries.len() as u64;
                     self.salvaged.roots.extend(footer.roots);
                 }
                 // Its chunks are where the old index says, if that says anything.
-                Err(_) => match old.iter().find(|pack| pack.id == id) {
+                Err(_) => match old.packs.iter().find(|pack| pack.id == id) {
                     Some(pack) => drop(without_footer.insert(pack.number, number)),
                     None => self.salvaged.packs_without_footer.push((id, 0)),
                 },
@@ -163,7 +173,7 @@ impl Rebuild {
                 lease: LeaseId::from_bytes([0; 16]),
             });
         }
-        let rows = self.rows_of(&without_footer);
+        let rows = rows_of(old, &without_footer);
         for number in without_footer.values() {
             let known = rows.iter().filter(|place| place.pack == *number).count();
             let id = self.packs[*number as usize - 1].id;
@@ -178,7 +188,9 @@ impl Rebuild {
             let mut places: Vec<Place> =
                 rows.iter().filter(|row| is_in(&row.entry.id)).copied().collect();
             for pack in &self.packs {
-                let Ok((_, footer)) = read_footer(&self.paths, pack.id) else { continue };
+                let Ok((_, footer)) = read_footer_of_damaged(&self.paths, pack.id) else {
+                    continue;
+                };
                 let entries = footer.entries.into_iter().filter(|entry| is_in(&entry.id));
                 places.extend(entries.map(|entry| Place { pack: pack.number, entry }));
             }
@@ -191,19 +203,19 @@ impl Rebuild {
         }
         index::put_packs(&self.database, &self.packs)
     }
+}
 
-    /// What the old index says of packs, which are given with their new numbers.
-    fn rows_of(&self, packs: &HashMap<i64, i64>) -> Vec<Place> {
-        let mut rows = HashMap::new();
-        if !packs.is_empty() {
-            salvage::for_each_chunk(&self.paths.database(), |place| {
-                if let Some(number) = packs.get(&place.pack) {
-                    rows.insert(place.entry.id, Place { pack: *number, ..place });
-                }
-            });
-        }
-        rows.into_values().collect()
+/// What the old index says of packs, which are given with their new numbers.
+fn rows_of(old: &Old, packs: &HashMap<i64, i64>) -> Vec<Place> {
+    let mut rows = HashMap::new();
+    if !packs.is_empty() {
+        old.for_each_chunk(|place| {
+            if let Some(number) = packs.get(&place.pack) {
+                rows.insert(place.entry.id, Place { pack: *number, ..place });
+            }
+        });
     }
+    rows.into_values().collect()
 }
 
 /// Which of so many equal parts of all ids one is in.
@@ -238,13 +250,16 @@ fn finished(paths: &StorePaths) -> PathBuf {
 }
 
 fn remove_unfinished(paths: &StorePaths) -> Result<()> {
-    for ending in ["-repairing", "-repairing-wal", "-repairing-shm"] {
-        let path = beside(paths, ending);
-        if path.exists() {
-            fs::remove_file(&path).context(|| format!("cannot remove {}", path.display()))?;
-        }
+    let of = |name: &'static str| ["", "-wal", "-shm"].map(|ending| format!("{name}{ending}"));
+    let mut passing = [of("-repairing"), of("-repairing-old")].into_iter().flatten();
+    passing.try_for_each(|ending| remove_if_there(&beside(paths, &ending)))
+}
+
+fn remove_if_there(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.context(|| format!("cannot remove {}", path.display())),
     }
-    Ok(())
 }
 
 /// Whether a repair was interrupted when only the last step was left.
