@@ -4,20 +4,29 @@ use super::{
     facts::{Facts, is_in_state, look_at_sound},
     scenes::Props,
     stage::{Stage, copy_folder, scratch, silt, silt_ok},
+    steps::damaged,
 };
+use crate::silt::unpack_golden_store;
+use silt_engine::{Elsewhere, repair_store, upgrade_store};
 use silt_testkit::fault::{FileId, Limits, Model, Op, PowerState, Recording};
+use silt_types::NoProgress;
 use std::{
     collections::HashSet,
     path::{Path, PathBuf},
 };
 
-/// States looked at of each recording, in each model.
+/// States looked at of each recording, in each model, unless `SILT_POWER_STATES` says otherwise.
 const STATES: usize = 160;
 /// Enough to meet a forgotten fsync.
 const STATES_PLANTED: usize = 60;
 
 /// The last marks are told of a state that is complained of.
 const MARKS_TOLD: usize = 6;
+
+fn states() -> usize {
+    let told = std::env::var("SILT_POWER_STATES").ok();
+    told.and_then(|told| told.parse().ok()).unwrap_or(STATES)
+}
 
 /// Looks at states of a recording. Answers how many, and the complaints.
 pub(crate) fn every_state(
@@ -85,7 +94,7 @@ impl Play {
 
     fn survives_every_cut(&self) {
         let judge = |state: &PowerState<'_>, store: &Path| self.judge(state, store);
-        let (count, complaints) = every_state(&self.recording, STATES, judge);
+        let (count, complaints) = every_state(&self.recording, states(), judge);
         println!("{count} states of {} operations", self.recording.ops().len());
         assert!(count > STATES, "{count}");
         let (bad, text) = (complaints.len(), complaints.join("\n"));
@@ -158,6 +167,54 @@ fn fuse_power_cuts_lose_nothing_by_a_collection() {
     ];
     let Some(play) = Play::new(&props, props.store(), &commands) else { return };
     play.survives_every_cut();
+}
+
+/// Records a command on a store, and looks at what is left with every cut: the same command once more, in this process, ends it.
+fn ends_after_every_cut(
+    store: &Path,
+    words: &[&str],
+    facts: &Facts,
+    again: impl Fn(&Path) -> silt_types::Result<()>,
+) {
+    let Some(stage) = Stage::over(store) else { return };
+    stage.layer.start_recording().unwrap();
+    let answer = silt(&stage.store(), words);
+    assert_eq!(answer.code(), 0, "{words:?}: {}", answer.stderr);
+    let recording = stage.layer.take_recording().unwrap();
+    let judge = |_: &PowerState<'_>, store: &Path| {
+        again(store).map_err(|error| format!("once more: {error:?}"))?;
+        match look_at_sound(store)?.facts == *facts {
+            true => Ok(()),
+            false => Err("something is not what it was".to_owned()),
+        }
+    };
+    let (count, complaints) = every_state(&recording, states(), judge);
+    println!("{words:?}: {count} states of {} operations", recording.ops().len());
+    let (bad, text) = (complaints.len(), complaints.join("\n"));
+    assert!(complaints.is_empty(), "{bad} of {count}:\n{text}");
+}
+
+#[test]
+fn fuse_power_cuts_lose_nothing_by_a_repair() {
+    let (props, place) = (Props::with_history(), scratch());
+    let (store, whole) = damaged(&props, place.path());
+    let facts = look_at_sound(&whole).unwrap().facts;
+    let words = ["verify", "--repair", "--from", whole.to_str().unwrap()];
+    ends_after_every_cut(&store, &words, &facts, |store| {
+        repair_store(store, &[Elsewhere::Store(whole.clone())], false, &NoProgress).map(drop)
+    });
+}
+
+#[test]
+fn fuse_power_cuts_lose_nothing_by_an_upgrade() {
+    let place = scratch();
+    unpack_golden_store(2, place.path());
+    let (store, copy) = (place.path().join("store"), place.path().join("copy"));
+    copy_folder(&store, &copy);
+    silt_ok(&copy, &["store", "upgrade"]);
+    let facts = look_at_sound(&copy).unwrap().facts;
+    let again = |store: &Path| upgrade_store(store).map(drop);
+    ends_after_every_cut(&store, &["store", "upgrade"], &facts, again);
 }
 
 #[test]
