@@ -61,6 +61,7 @@ pub(crate) enum Command {
     Why(commands::why::Args),
     Store(commands::store::Args),
     Verify(commands::verify::Args),
+    Scrub(commands::scrub::Args),
     Completions(commands::completions::Args),
     Man(commands::man::Args),
 }

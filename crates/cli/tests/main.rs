@@ -25,6 +25,7 @@ mod rebuilding;
 mod registries;
 mod repairing;
 mod rights;
+mod scrubbing;
 mod serving;
 mod silt;
 mod snapshots;

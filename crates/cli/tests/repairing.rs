@@ -106,6 +106,11 @@ impl Furnished {
         whole
     }
 
+    /// Damages a chunk of a file that every name has.
+    pub(crate) fn hurt_a_chunk(&self) {
+        overwrite(&self.largest_pack(), 0.5, b"not what was here");
+    }
+
     fn database(&self) -> PathBuf {
         self.silt.path("store/catalog.db")
     }
@@ -315,7 +320,7 @@ fn a_pack_that_does_not_say_what_it_has_loses_nothing() {
 
 /// Damages a chunk of a file, and says what verification then says.
 fn hurt_a_file(furnished: &Furnished) -> Value {
-    overwrite(&furnished.largest_pack(), 0.5, b"not what was here");
+    furnished.hurt_a_chunk();
     let ran = furnished.silt.run(&["verify", "--files", "--json"]);
     assert_eq!(ran.status.code(), Some(7), "{ran:?}");
     ran.document()

@@ -15,6 +15,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 /// A request to end, shared by whoever asks and whoever obeys. Clones are the same signal.
@@ -61,10 +62,19 @@ impl StopSignal {
         self.0.passes_on.load(Ordering::Acquire)
     }
 
+    /// Waits for the signal, at most so long. Whether it was given.
+    pub fn wait(&self, at_most: Duration) -> bool {
+        let at_most = Timespec {
+            tv_sec: at_most.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: at_most.subsec_nanos().into(),
+        };
+        let mut fds = [PollFd::new(&self.0.read, PollFlags::IN)];
+        matches!(poll(&mut fds, Some(&at_most)), Ok(1))
+    }
+
     /// Whether the signal was given.
     pub fn is_triggered(&self) -> bool {
-        let mut fds = [PollFd::new(&self.0.read, PollFlags::IN)];
-        matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1))
+        self.wait(Duration::ZERO)
     }
 
     /// Gives the signal whenever the process gets SIGTERM, SIGINT or SIGHUP, for the rest of its life. These no longer end the

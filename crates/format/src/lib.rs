@@ -15,6 +15,7 @@ mod map_node;
 mod pack;
 mod root_record;
 mod row_sum;
+mod scrub_file;
 mod state_id;
 mod store_file;
 mod tree_node;
@@ -45,6 +46,7 @@ pub use map_node::{
 pub use pack::{Codec, PACK_MAGIC, PACK_TRAILER_MAGIC, PACK_VERSION, PackEntry, PackFooter};
 pub use root_record::RootRecord;
 pub use row_sum::RowSum;
+pub use scrub_file::{SCRUB_MAGIC, SCRUB_VERSION, ScrubFile};
 pub use state_id::{state_of_delta, state_of_disk, state_of_length};
 pub use store_file::{COMMIT_MAGIC, CommitSlot, STORE_MAGIC, STORE_VERSION, StoreFile};
 pub use tree_node::{

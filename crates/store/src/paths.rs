@@ -35,6 +35,16 @@ impl StorePaths {
         self.root.join("commit")
     }
 
+    /// How far verification in the background has come.
+    pub fn scrub_file(&self) -> PathBuf {
+        self.root.join("scrub")
+    }
+
+    /// The lock of who verifies in the background.
+    pub fn scrub_lock(&self) -> PathBuf {
+        self.leases().join("scrub")
+    }
+
     /// The folder of packs.
     pub fn packs(&self) -> PathBuf {
         self.root.join("packs")

@@ -309,7 +309,7 @@ fn make_with_parents(root: &Path) -> Result<()> {
 }
 
 fn refuse_foreign_files(paths: &StorePaths) -> Result<()> {
-    const OURS: [&str; 10] = [
+    const OURS: [&str; 11] = [
         "catalog.db",
         "catalog.db-wal",
         "catalog.db-shm",
@@ -320,6 +320,7 @@ fn refuse_foreign_files(paths: &StorePaths) -> Result<()> {
         "caches",
         "quarantine",
         "run",
+        "scrub",
     ];
     let root = paths.root();
     for entry in fs::read_dir(root).context(|| format!("cannot list {}", root.display()))? {

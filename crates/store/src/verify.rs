@@ -145,6 +145,40 @@ impl Store {
         check_rows(shared, &packs, &rows_found, &mut findings)?;
         Ok(findings)
     }
+
+    /// The number and the length of the pack that comes after the one of this number, if there is one.
+    pub fn pack_after(&self, number: u64) -> Result<Option<(u64, u64)>> {
+        let packs = index::packs(&self.shared().database)?.into_iter();
+        let mut after = packs.map(|pack| (pack.number as u64, pack.size));
+        Ok(after.find(|(there, _)| *there > number))
+    }
+
+    /// Checks one pack, by its number; nothing if it is gone. As in [`Store::verify`].
+    pub fn verify_pack(&self, number: u64, progress: &dyn Progress) -> Result<Findings> {
+        let packs = index::packs(&self.shared().database)?;
+        let Some(pack) = packs.iter().find(|pack| pack.number as u64 == number) else {
+            return Ok(Findings::default());
+        };
+        let (mut findings, rows) = check_pack(self.shared(), pack, &Sample::ALL, progress);
+        if let Some(rows) = rows.filter(|rows| *rows != pack.totals.chunks)
+            && pack.state == PackState::Complete
+            && index::pack(&self.shared().database, pack.number).is_ok_and(|now| now == *pack)
+        {
+            let what = format!(
+                "the index counts {} chunks in pack {}, of which {rows} are there",
+                pack.totals.chunks, pack.id
+            );
+            findings.add(Damaged::Database, Error::corrupt(what));
+        }
+        Ok(findings)
+    }
+
+    /// Checks the database, without looking into packs.
+    pub fn verify_database(&self) -> Result<Findings> {
+        let mut findings = Findings::default();
+        check_database(self.shared(), &mut findings)?;
+        Ok(findings)
+    }
 }
 
 fn merge(all: &mut Findings, found: Findings) {

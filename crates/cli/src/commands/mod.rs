@@ -20,6 +20,7 @@ pub(crate) mod rename;
 pub(crate) mod resize;
 pub(crate) mod rm;
 pub(crate) mod rollback;
+pub(crate) mod scrub;
 pub(crate) mod seal;
 pub(crate) mod serve;
 pub(crate) mod snapshot;
@@ -115,6 +116,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Store(args) => done(store::run(&context, args)),
         Command::Gc(args) => gc::run(&context, args),
         Command::Verify(args) => verify::run(&context, args),
+        Command::Scrub(args) => scrub::run(&context, args),
         Command::Completions(args) => done(completions::run(&context, args)),
         Command::Man(args) => done(man::run(&context, args)),
     }

@@ -116,7 +116,7 @@ fn run(store: &Path, words: &[String]) -> Answer {
 
 /// All steps where they are few, or `SILT_EVERY_STEP` is set, else some of the first and each of the last.
 fn chosen(steps: u64) -> Vec<u64> {
-    if steps <= 2 * LAST_STEPS || std::env::var_os("SILT_EVERY_STEP").is_some() {
+    if steps <= LAST_STEPS + SPREAD_STEPS || std::env::var_os("SILT_EVERY_STEP").is_some() {
         return (0..steps).collect();
     }
     let first_of_last = steps.saturating_sub(LAST_STEPS);

@@ -85,7 +85,11 @@ impl Engine {
     }
 
     /// Walks every name, by what is known of packs.
-    fn verify_all(&self, findings: Findings, progress: &dyn Progress) -> Result<VerifyReport> {
+    pub(crate) fn verify_all(
+        &self,
+        findings: Findings,
+        progress: &dyn Progress,
+    ) -> Result<VerifyReport> {
         let mut report = VerifyReport {
             packs: findings.packs,
             chunks: findings.chunks,

@@ -38,7 +38,7 @@ impl Old {
         }
         match patch(path, fresh, patched) {
             Ok(()) => match Old::rows_of(patched) {
-                other if other.rows() > old.rows() => other,
+                other if other.is_more_than(&old) => other,
                 _ => old,
             },
             Err(_) => old,
@@ -68,9 +68,9 @@ impl Old {
         Database::for_repair(path).read(doing, rows).unwrap_or_default()
     }
 
-    fn rows(&self) -> usize {
-        let Listing { images, volumes, snapshots } = &self.listing;
-        images.len() + volumes.len() + snapshots.len() + self.packs.len()
+    fn is_more_than(&self, other: &Old) -> bool {
+        let rows = |old: &Old| old.counts().iter().sum::<i64>() as usize + old.packs.len();
+        (self.state.is_some(), rows(self)) > (other.state.is_some(), rows(other))
     }
 
     /// Whether these are all the names that there were.
