@@ -53,6 +53,7 @@ pub(crate) enum Command {
     Export(commands::export::Args),
     Serve(commands::serve::Args),
     Ps(commands::ps::Args),
+    Top(commands::top::Args),
     Stop(commands::stop::Args),
     State(commands::state::Args),
     Metrics(commands::metrics::Args),

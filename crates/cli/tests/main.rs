@@ -24,6 +24,7 @@ mod operations;
 mod rebuilding;
 mod registries;
 mod repairing;
+mod reports;
 mod rights;
 mod scrubbing;
 mod serving;

@@ -33,6 +33,7 @@ mod servers;
 mod shares;
 mod snapshot;
 mod state;
+mod stats;
 mod takeover;
 mod upgrade;
 mod verify;
@@ -79,6 +80,7 @@ pub use silt_store::{
 };
 pub use silt_sys::process::become_user;
 pub use silt_volume::SealCounts;
+pub use stats::{StoreSpace, StoreStats, WorkUnderWay};
 pub use takeover::TakeOver;
 pub use upgrade::upgrade_store;
 pub use verify::{Damage, VerifyReport, VerifyRequest};

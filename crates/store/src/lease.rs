@@ -82,6 +82,16 @@ impl Store {
         Lease::take(self.paths())
     }
 
+    /// The leases that others hold: the process, as it says itself, and whether it only reads disks that it has named. For people.
+    pub fn leases_held(&self) -> Result<Vec<(Option<u32>, bool)>> {
+        let nobody = LeaseId::from_bytes([0; 16]);
+        let held = held(self.paths(), nobody)?;
+        let told = held.iter().map(|lease| {
+            (lease.content.as_ref().map(|content| content.pid), lease.reads().is_some())
+        });
+        Ok(told.collect())
+    }
+
     /// Whether somebody holds a lease.
     pub fn is_leased(&self, id: LeaseId) -> Result<bool> {
         is_held(&self.paths().leases().join(id.to_string()))

@@ -185,6 +185,13 @@ impl Store {
         Ok(index::find(&self.shared.database, id)?.is_some())
     }
 
+    /// Packs that a collection has condemned and not removed yet.
+    pub fn packs_condemned(&self) -> Result<u64> {
+        let doing = "cannot read the state of the catalog";
+        let state = self.shared.database.read(doing, |c| Ok(State::read(c)))??;
+        Ok(state.condemned as u64)
+    }
+
     /// What the store holds. Costs a row for each pack.
     pub fn totals(&self) -> Result<StoreTotals> {
         let mut totals = StoreTotals::default();

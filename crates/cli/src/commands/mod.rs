@@ -28,6 +28,7 @@ pub(crate) mod sources;
 pub(crate) mod state;
 pub(crate) mod stop;
 pub(crate) mod store;
+pub(crate) mod top;
 pub(crate) mod verify;
 pub(crate) mod why;
 
@@ -108,6 +109,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Export(args) => done(export::run(&context, args)),
         Command::Serve(args) => serve::run(&context, args),
         Command::Ps(args) => done(ps::run(&context, args)),
+        Command::Top(args) => done(top::run(&context, args)),
         Command::Stop(args) => done(stop::run(&context, args)),
         Command::State(args) => done(state::run(&context, args)),
         Command::Metrics(args) => done(metrics::run(&context, args)),

@@ -123,6 +123,23 @@ impl CountsStatus {
         ]
     }
 
+    /// What was done since these were the counts.
+    pub fn since(&self, before: &CountsStatus) -> CountsStatus {
+        let less = |now: OpStatus, before: OpStatus| OpStatus {
+            operations: now.operations.saturating_sub(before.operations),
+            bytes: now.bytes.saturating_sub(before.bytes),
+            errors: now.errors.saturating_sub(before.errors),
+        };
+        CountsStatus {
+            read: less(self.read, before.read),
+            write: less(self.write, before.write),
+            flush: less(self.flush, before.flush),
+            discard: less(self.discard, before.discard),
+            write_zeroes: less(self.write_zeroes, before.write_zeroes),
+            flush_ns: self.flush_ns.saturating_sub(before.flush_ns),
+        }
+    }
+
     /// Operations and bytes of reads, writes, discards and zeroes together.
     pub fn total(&self) -> OpStatus {
         let all = [self.read, self.write, self.discard, self.write_zeroes].into_iter();
@@ -206,19 +223,7 @@ impl Samples {
     /// What was done since the older one.
     pub(super) fn recent(&self, counts: CountsStatus) -> RecentStatus {
         let (since, before) = self.0.lock().unwrap_or_else(PoisonError::into_inner)[0];
-        let less = |now: OpStatus, before: OpStatus| OpStatus {
-            operations: now.operations.saturating_sub(before.operations),
-            bytes: now.bytes.saturating_sub(before.bytes),
-            errors: now.errors.saturating_sub(before.errors),
-        };
-        let counts = CountsStatus {
-            read: less(counts.read, before.read),
-            write: less(counts.write, before.write),
-            flush: less(counts.flush, before.flush),
-            discard: less(counts.discard, before.discard),
-            write_zeroes: less(counts.write_zeroes, before.write_zeroes),
-            flush_ns: counts.flush_ns.saturating_sub(before.flush_ns),
-        };
+        let counts = counts.since(&before);
         RecentStatus { ns: since.elapsed().as_nanos() as u64, counts }
     }
 }
