@@ -23,6 +23,9 @@ use std::{
 /// How long a collection under way is waited for.
 const COLLECTION_WAIT: Duration = Duration::from_secs(60);
 
+/// Packs whose rows are in memory at a time, a megabyte for each; more cost another pass over the index.
+const PACKS_AT_A_TIME: usize = 64;
+
 /// What became of damaged packs.
 #[derive(Debug, Default)]
 pub struct Healed {
@@ -49,12 +52,14 @@ impl Store {
         let shared = self.shared();
         let packs = index::packs(&shared.database)?;
         let packs: Vec<_> = packs.into_iter().filter(|pack| damaged.contains(&pack.id)).collect();
-        let mut entries = entries_of(shared, &packs)?;
         progress.begin("healing packs", packs.iter().map(|pack| pack.size).sum());
         let mut healed = Healed::default();
-        for pack in &packs {
-            let entries = entries.remove(&pack.number).unwrap_or_default();
-            heal(shared, lease.id(), pack, &entries, roots, progress, &mut healed)?;
+        for group in packs.chunks(PACKS_AT_A_TIME) {
+            let mut entries = entries_of(shared, group)?;
+            for pack in group {
+                let entries = entries.remove(&pack.number).unwrap_or_default();
+                heal(shared, lease.id(), pack, &entries, roots, progress, &mut healed)?;
+            }
         }
         Ok(healed)
     }
