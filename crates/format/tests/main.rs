@@ -6,7 +6,7 @@
 use silt_format as f;
 use std::{fs, path::PathBuf};
 
-const RECORDS: [f::Record; 16] = [
+const RECORDS: [f::Record; 19] = [
     f::FileHeader::RECORD,
     f::StoreFile::RECORD,
     f::CommitSlot::RECORD,
@@ -23,6 +23,9 @@ const RECORDS: [f::Record; 16] = [
     f::FolderCacheRecord::RECORD,
     f::FileStep::RECORD,
     f::LEASE_RECORD,
+    f::ArchiveFrameHead::RECORD,
+    f::ArchivedChunk::RECORD,
+    f::ArchiveEnd::RECORD,
 ];
 
 fn document() -> String {

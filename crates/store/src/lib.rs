@@ -15,6 +15,7 @@ mod pack;
 mod paths;
 mod reader;
 mod store;
+mod stored;
 mod upgrade;
 mod verify;
 
@@ -31,5 +32,6 @@ pub use lease::Lease;
 pub use paths::StorePaths;
 pub use reader::{ChunkReader, PackPlace, Places};
 pub use store::{CollectionHeld, Store, StoreTotals};
+pub use stored::StoredChunk;
 pub use upgrade::upgrade_store;
 pub use verify::Findings;

@@ -180,6 +180,14 @@ impl Store {
         self.shared.change(doing, f)
     }
 
+    /// Looks at the catalog as of one moment, by what a change asks; nothing can be changed. To be kept short.
+    pub fn consult<T>(&self, doing: &str, f: impl FnOnce(&Change<'_>) -> Result<T>) -> Result<T> {
+        self.shared.database.read(doing, |connection| {
+            let moment = connection.unchecked_transaction()?;
+            Ok(Change::begin(&moment).and_then(|change| f(&change)))
+        })?
+    }
+
     /// Whether the index has a chunk. `Corrupt` if its row is damaged.
     pub fn contains(&self, id: &ChunkId) -> Result<bool> {
         Ok(index::find(&self.shared.database, id)?.is_some())

@@ -4,7 +4,7 @@
 //! nodes are cut by content, so after a change the two soon stand before the same node again.
 
 use crate::read::node;
-use silt_format::{TreeChild, TreeEntry, TreeNode, path_before};
+use silt_format::{TreeChild, TreeContent, TreeEntry, TreeKind, TreeNode, path_before};
 use silt_store::ChunkSource;
 use silt_types::{ChunkId, Error, Result, TreeId};
 use std::{cmp::Ordering, collections::VecDeque};
@@ -31,8 +31,83 @@ pub fn for_each_change(
     if old == new {
         return Ok(());
     }
-    let (mut old, mut new) = (Cursor::new(source, old)?, Cursor::new(source, new)?);
+    let (old, new) = (Cursor::new(source, old)?, Cursor::new(source, new)?);
+    compare(old, new, &mut |_| true, &mut |step| match step {
+        Step::Change(change) => visit(change),
+        Step::Passed(_) => Ok(()),
+    })
+}
+
+/// Visits what a tree has that the `known` one has not: the content of files, and behind that the nodes, those below before
+/// those above. `enter` is told before a node is read; false leaves it out, and all that is below it. `Corrupt`, naming the
+/// node, if one is damaged. Reads the nodes that are not in both; memory for one node a level of each.
+pub fn for_each_new(
+    known: Option<(&dyn ChunkSource, TreeId)>,
+    source: &dyn ChunkSource,
+    tree: TreeId,
+    enter: &mut dyn FnMut(&ChunkId) -> bool,
+    visit: &mut dyn FnMut(NewInTree<'_>) -> Result<()>,
+) -> Result<()> {
+    if known.is_some_and(|(_, known)| known == tree) || !enter(&root_of(tree)) {
+        return Ok(());
+    }
+    let old = match known {
+        Some((source, known)) => Cursor::new(source, known)?,
+        None => Cursor { source, tree, levels: Vec::new(), passed: None, opened: Vec::new() },
+    };
+    compare(old, Cursor::new(source, tree)?, enter, &mut |step| match step {
+        Step::Passed(node) => visit(NewInTree::Node(&node)),
+        Step::Change(TreeChange::Removed(_)) => Ok(()),
+        Step::Change(TreeChange::Added(entry)) => visit_content(&entry, None, visit),
+        Step::Change(TreeChange::Changed(old, entry)) => visit_content(&entry, Some(&old), visit),
+    })
+}
+
+/// Something that a tree has and another one has not.
+#[derive(Clone, Copy, Debug)]
+pub enum NewInTree<'a> {
+    /// A node.
+    Node(&'a ChunkId),
+    /// The content of a file of this length in bytes; of a large one that the other tree has too, the map that it is there,
+    /// and that one's length.
+    Content(u64, &'a TreeContent, Option<(u64, ChunkId)>),
+}
+
+fn visit_content(
+    entry: &TreeEntry,
+    old: Option<&TreeEntry>,
+    visit: &mut dyn FnMut(NewInTree<'_>) -> Result<()>,
+) -> Result<()> {
+    let TreeKind::File { size_bytes, content } = &entry.kind else { return Ok(()) };
+    let known = match old.map(|old| &old.kind) {
+        Some(TreeKind::File { size_bytes, content: TreeContent::Map(root) }) => {
+            Some((*size_bytes, *root))
+        }
+        _ => None,
+    };
+    visit(NewInTree::Content(*size_bytes, content, known))
+}
+
+/// What a comparison comes to.
+enum Step {
+    Change(TreeChange),
+    /// The end of a node of the new tree.
+    Passed(ChunkId),
+}
+
+fn compare(
+    mut old: Cursor<'_>,
+    mut new: Cursor<'_>,
+    enter: &mut dyn FnMut(&ChunkId) -> bool,
+    tell: &mut dyn FnMut(Step) -> Result<()>,
+) -> Result<()> {
     loop {
+        if let Some(node) = new.passed_node() {
+            tell(Step::Passed(node))?;
+            continue;
+        }
+        while old.passed_node().is_some() {}
+        let mut visit = |change| tell(Step::Change(change));
         match (old.front(), new.front()) {
             (None, None) => return Ok(()),
             (Some(Item::Entry(_)), None) => visit(TreeChange::Removed(old.take_entry()?))?,
@@ -54,10 +129,10 @@ pub fn for_each_change(
             (Some(a), Some(b)) => match must_open(a, b) {
                 (true, true) => {
                     old.open()?;
-                    new.open()?;
+                    new.open_if(enter)?;
                 }
                 (true, false) => old.open()?,
-                (false, true) => new.open()?,
+                (false, true) => new.open_if(enter)?,
                 // An entry before everything that the other has left.
                 (false, false) if matches!(a, Item::Entry(_)) => {
                     visit(TreeChange::Removed(old.take_entry()?))?;
@@ -65,7 +140,7 @@ pub fn for_each_change(
                 (false, false) => visit(TreeChange::Added(new.take_entry()?))?,
             },
             (Some(Item::Node(_)), None) => old.open()?,
-            (None, Some(Item::Node(_))) => new.open()?,
+            (None, Some(Item::Node(_))) => new.open_if(enter)?,
         }
     }
 }
@@ -87,6 +162,10 @@ fn must_open(a: &Item, b: &Item) -> (bool, bool) {
         (Item::Entry(a), Item::Node(b)) => (false, !path_before(&a.path, &b.child.first_path)),
         (Item::Entry(_), Item::Entry(_)) => (false, false),
     }
+}
+
+fn root_of(tree: TreeId) -> ChunkId {
+    ChunkId::from_bytes(*tree.as_bytes())
 }
 
 fn order(a: &[u8], b: &[u8]) -> Ordering {
@@ -112,21 +191,25 @@ struct Unopened {
 struct Cursor<'a> {
     source: &'a dyn ChunkSource,
     tree: TreeId,
-    /// What is left of each opened node, the root's first; none is empty.
+    /// What is left of each opened node, the root's first.
     levels: Vec<VecDeque<Item>>,
+    /// Those nodes.
+    opened: Vec<ChunkId>,
     /// The last path that was passed, which all others come after.
     passed: Option<Vec<u8>>,
 }
 
 impl<'a> Cursor<'a> {
     fn new(source: &'a dyn ChunkSource, tree: TreeId) -> Result<Cursor<'a>> {
-        let mut cursor = Cursor { source, tree, levels: Vec::new(), passed: None };
-        let root = ChunkId::from_bytes(*tree.as_bytes());
-        cursor.push(node(source, tree, &root)?);
+        let mut cursor =
+            Cursor { source, tree, levels: Vec::new(), opened: Vec::new(), passed: None };
+        let root = root_of(tree);
+        cursor.push(root, node(source, tree, &root)?);
         Ok(cursor)
     }
 
-    fn push(&mut self, node: TreeNode) {
+    fn push(&mut self, id: ChunkId, node: TreeNode) {
+        self.opened.push(id);
         self.levels.push(match node {
             TreeNode::Leaf(entries) => entries.into_iter().map(Item::Entry).collect(),
             TreeNode::Inner { level, children } => {
@@ -142,11 +225,12 @@ impl<'a> Cursor<'a> {
     }
 
     fn take(&mut self) -> Option<Item> {
-        let item = self.levels.last_mut()?.pop_front();
-        while self.levels.last().is_some_and(VecDeque::is_empty) {
-            self.levels.pop();
-        }
-        item
+        self.levels.last_mut()?.pop_front()
+    }
+
+    /// Leaves the innermost node if nothing is left of it.
+    fn passed_node(&mut self) -> Option<ChunkId> {
+        self.levels.pop_if(|left| left.is_empty()).and_then(|_| self.opened.pop())
     }
 
     fn skip(&mut self) {
@@ -164,6 +248,17 @@ impl<'a> Cursor<'a> {
         Ok(entry)
     }
 
+    /// Opens the node at the front, or passes it over where it is not wanted.
+    fn open_if(&mut self, wanted: &mut dyn FnMut(&ChunkId) -> bool) -> Result<()> {
+        match self.front() {
+            Some(Item::Node(Unopened { child, .. })) if !wanted(&child.id) => {
+                self.skip();
+                Ok(())
+            }
+            _ => self.open(),
+        }
+    }
+
     /// Puts what is in the node at the front in its place.
     fn open(&mut self) -> Result<()> {
         let Some(Item::Node(Unopened { child, level })) = self.take() else {
@@ -179,7 +274,7 @@ impl<'a> Cursor<'a> {
         if found != level || first_path != Some(&child.first_path) {
             return Err(self.corrupt("has a node at the wrong place"));
         }
-        self.push(opened);
+        self.push(child.id, opened);
         Ok(())
     }
 
@@ -191,7 +286,7 @@ impl<'a> Cursor<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Tree, TreeBuilder, TreeContent, TreeKind};
+    use crate::{Tree, TreeBuilder};
     use silt_store::{Chunk, KeyContext, MemoryChunks};
     use std::{
         collections::BTreeMap,
