@@ -18,7 +18,7 @@ impl Small {
         Small::mount_at(silt.store(), kib)
     }
 
-    fn mount_at(at: PathBuf, kib: u64) -> Small {
+    pub(crate) fn mount_at(at: PathBuf, kib: u64) -> Small {
         fs::create_dir_all(&at).unwrap();
         let size = CString::new(format!("size={kib}k")).unwrap();
         mount("tmpfs", &at, "tmpfs", MountFlags::empty(), Some(&*size)).unwrap();

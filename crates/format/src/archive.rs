@@ -497,7 +497,7 @@ mod tests {
     fn the_bytes_of_version_1_stay_what_they_were() {
         let mut bytes = archive_header([3; 16]).encode().to_vec();
         frames().iter().for_each(|frame| frame.encode_into(&mut bytes));
-        assert_eq!(&blake3::hash(&bytes).to_hex()[..16], "golden");
+        assert_eq!(&blake3::hash(&bytes).to_hex()[..16], "f8e2609ce8b2143a");
         let mut digest = ArchiveDigest::default();
         digest.update(&bytes);
         assert_eq!(digest.digest(), *blake3::hash(&bytes).as_bytes());
