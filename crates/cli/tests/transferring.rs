@@ -268,9 +268,7 @@ fn wrong_names_and_wrong_stores_are_refused() {
     // A store of another domain: its secret is in the store file, behind a header.
     let foreign = Other::new(&silt, "foreign");
     foreign.json(&["store", "import", export(&silt, &["raw"]).to_str().unwrap()]);
-    for name in ["raw"] {
-        foreign.json(&["rm", name]);
-    }
+    foreign.json(&["rm", "raw"]);
     give_secret(&foreign.path);
     assert!(silt.fails(6, &foreign.copy_args(&[])).contains("domain"));
     let archive = export(&silt, &["raw"]);
@@ -460,7 +458,7 @@ fn an_archive_that_ends_early_or_has_a_wrong_bit_publishes_nothing() {
 /// An archive, whole by all its checksums, that lies: a name needs a chunk that nobody has, or a chunk is something else.
 #[test]
 fn an_archive_that_lies_publishes_nothing() {
-    use silt_format::{ArchiveDigest, ArchiveEnd, ArchiveFrame, ArchiveFrameHead};
+    use silt_format::{ArchiveDigest, ArchiveEnd, ArchiveFrame, ArchiveFrameHead, ArchivedName};
     let silt = small();
     let whole = fs::read(export(&silt, &[])).unwrap();
     let (borders, bad) = (borders(&whole), silt.path("bad"));
@@ -510,10 +508,17 @@ fn an_archive_that_lies_publishes_nothing() {
         let message = refused(&lacking);
         assert!(message.contains("is not whole"), "{message}");
     }
+    // The disk of one name under another length.
+    let mut shorter = frames.clone();
+    for frame in &mut shorter {
+        if let ArchiveFrame::Name(ArchivedName::Volume { disk, .. }) = frame {
+            disk.size_bytes = 4096;
+        }
+    }
+    assert!(refused(&shorter).contains("volume vm is not whole"));
     let mut volume_missing = frames.clone();
-    volume_missing.retain(|frame| {
-        !matches!(frame, ArchiveFrame::Name(silt_format::ArchivedName::Volume { .. }))
-    });
+    volume_missing
+        .retain(|frame| !matches!(frame, ArchiveFrame::Name(ArchivedName::Volume { .. })));
     assert!(refused(&volume_missing).contains("of no volume"));
     fs::write(&bad, sealed(&frames)).unwrap();
     there.json(&["store", "import", bad.to_str().unwrap()]);

@@ -89,6 +89,7 @@ fn visit_content(
 }
 
 /// What a comparison comes to.
+#[expect(clippy::large_enum_variant, reason = "handed on at once")]
 enum Step {
     Change(TreeChange),
     /// The end of a node of the new tree.
@@ -377,6 +378,51 @@ mod tests {
             assert_eq!(changes(&chunks, ids.0, ids.1).0, naive(&old, &new), "{round}");
             assert_eq!(changes(&chunks, ids.1, ids.0).0, naive(&new, &old), "{round}");
         }
+    }
+
+    /// What is new in a tree, and how much of it was read.
+    fn new_in(chunks: &MemoryChunks, known: Option<TreeId>, tree: TreeId) -> (Vec<String>, usize) {
+        let (mut found, source) = (Vec::new(), Counting(chunks, AtomicUsize::new(0)));
+        let known = known.map(|known| (chunks as &dyn ChunkSource, known));
+        let mut visit = |met: NewInTree<'_>| {
+            found.push(match met {
+                NewInTree::Node(id) => id.to_string(),
+                NewInTree::Content(size, content, _) => format!("{size} {content:?}"),
+            });
+            Ok(())
+        };
+        let mut met = std::collections::HashSet::new();
+        for_each_new(known, &source, tree, &mut |node| met.insert(*node), &mut visit).unwrap();
+        (found, source.1.into_inner())
+    }
+
+    #[test]
+    fn what_is_new_in_a_tree_comes_behind_what_it_names_and_the_rest_is_not_read() {
+        let (chunks, mut old) = (MemoryChunks::new(), Paths::new());
+        (0..5000).for_each(|n| insert(&mut old, &format!("dir/file-{n:06}"), (n % 5) as u8));
+        let mut new = old.clone();
+        insert(&mut new, "dir/file-000007", 77);
+        new.pop_last();
+        let (old, new) = (build(&chunks, &old), build(&chunks, &new));
+        let (all, reads) = new_in(&chunks, None, new);
+        let (few, few_reads) = new_in(&chunks, Some(old), new);
+        assert_eq!(all.last(), Some(&new.to_string()), "the root comes last");
+        assert_eq!(few.last(), Some(&new.to_string()));
+        assert!(few.iter().all(|found| all.contains(found)));
+        assert!(few_reads < 15 && reads > 60, "{few_reads} of {reads}");
+        // All nodes of the new tree are those of the old one, and the ones that were found.
+        let nodes = |tree| {
+            let mut nodes = std::collections::BTreeSet::new();
+            let visit = |id: &ChunkId| {
+                nodes.insert(id.to_string());
+                Ok(())
+            };
+            Tree::new(&chunks, tree).for_each_node(visit).unwrap();
+            nodes
+        };
+        let missing: Vec<_> = nodes(new).difference(&nodes(old)).cloned().collect();
+        assert!(missing.iter().all(|node| few.contains(node)));
+        assert_eq!(new_in(&chunks, Some(new), new), (vec![], 0));
     }
 
     #[test]

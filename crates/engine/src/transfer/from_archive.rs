@@ -30,12 +30,16 @@ use std::{
 const CHUNKS_WAITING_MAX: usize = 64;
 
 /// An archive whose header was read.
-pub struct ArchiveSource(Frames<Box<dyn Read + Send>>);
+pub struct ArchiveSource {
+    frames: Frames<Box<dyn Read + Send>>,
+    len: u64,
+}
 
 impl ArchiveSource {
-    /// Reads the header of an archive. `Corrupt` if it is none, `Unsupported` if it is one of a later version.
-    pub fn open(archive: Box<dyn Read + Send>) -> Result<ArchiveSource> {
-        Frames::begin(archive).map(ArchiveSource)
+    /// Reads the header of an archive that is `len` bytes long, or 0 where that is not known. `Corrupt` if it is none,
+    /// `Unsupported` if it is one of a later version.
+    pub fn open(archive: Box<dyn Read + Send>, len: u64) -> Result<ArchiveSource> {
+        Ok(ArchiveSource { frames: Frames::begin(archive)?, len })
     }
 }
 
@@ -51,11 +55,11 @@ impl Engine {
         replace: bool,
         progress: &dyn Progress,
     ) -> Result<Transferred> {
-        let ArchiveSource(frames) = archive;
+        let ArchiveSource { frames, len } = archive;
         must_be_in_domain(frames.domain(), self.store.domain().id())
             .context(|| "the archive cannot be imported".into())?;
         let into = IntoStore::begin(self.clone(), replace)?;
-        progress.begin("importing", 0);
+        progress.begin("importing", len);
         let names = self.store_chunks(frames, &into.ingest, progress)?;
         let mut done = Transferred::default();
         let items = into.to_be_taken(items_of_archive(names)?, &mut done)?;
@@ -125,7 +129,7 @@ impl Engine {
         progress.begin("checking names", 0);
         let target = Check { ingest: &into.ingest, passed: Passed::default() };
         let source = Arc::new(self.store.walking_reader());
-        let walk = Walk { source, target: &target, progress };
+        let walk = Walk { source, target: &target };
         let mut known = into.known()?;
         let whole = items.into_iter().map(|mut item| {
             let walked = walk.item(&item, &mut known).map_err(|error| not_whole(&item, error));
@@ -158,8 +162,9 @@ struct Check<'a> {
 }
 
 impl Target for Check<'_> {
-    fn wants(&self, context: KeyContext, id: &ChunkId) -> bool {
-        self.passed.wants(context, id)
+    /// Nodes of disks of other lengths are looked at again: they may not belong there.
+    fn wants(&self, context: KeyContext, id: &ChunkId, of: u64) -> bool {
+        self.passed.wants(context, id, of)
     }
 
     fn take(&self, batch: &[Needed], _source: &ChunkReader, _place: &Place<'_>) -> Result<()> {

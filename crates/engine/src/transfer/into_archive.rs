@@ -79,7 +79,7 @@ impl Engine {
         progress.begin("exporting", 0);
         archive.begin(self.store.domain().id())?;
         let (source, mut known) = (Arc::new(self.store.walking_reader()), Known::default());
-        let walk = Walk { source, target: &archive, progress };
+        let walk = Walk { source, target: &archive };
         items.iter().try_for_each(|item| walk.item(item, &mut known))?;
         let mut done = Transferred { chunks_resumed: archive.resumed, ..Transferred::default() };
         for item in &items {
@@ -203,7 +203,7 @@ impl Writing<'_> {
 }
 
 impl Target for Archive<'_> {
-    fn wants(&self, _context: KeyContext, id: &ChunkId) -> bool {
+    fn wants(&self, _context: KeyContext, id: &ChunkId, _of: u64) -> bool {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner).insert(half(id))
     }
 

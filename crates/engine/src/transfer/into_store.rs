@@ -45,7 +45,7 @@ impl Engine {
         let source = Arc::new(self.store.walking_reader());
         let (mut waiting, mut written) = (Vec::new(), 0);
         for item in items {
-            Walk { source: source.clone(), target: &into, progress }.item(&item, &mut known)?;
+            Walk { source: source.clone(), target: &into }.item(&item, &mut known)?;
             waiting.push(item);
             let now = into.ingest.counts().bytes_stored;
             if waiting.len() >= NAMES_WAITING_MAX || now - written >= BYTES_WAITING_MAX {
@@ -96,8 +96,8 @@ pub(super) struct IntoStore {
 }
 
 impl Target for IntoStore {
-    fn wants(&self, context: KeyContext, id: &ChunkId) -> bool {
-        self.passed.wants(context, id)
+    fn wants(&self, context: KeyContext, id: &ChunkId, _of: u64) -> bool {
+        self.passed.wants(context, id, 0)
     }
 
     fn take(&self, batch: &[Needed], source: &ChunkReader, _place: &Place<'_>) -> Result<()> {

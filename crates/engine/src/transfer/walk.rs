@@ -8,7 +8,7 @@ use super::{
 use crate::order::{Order, Turn};
 use silt_store::{ChunkReader, ChunkSource, KeyContext};
 use silt_tree::{NewInTree, TreeContent, for_each_new};
-use silt_types::{ChunkId, Context as _, DiskId, Error, Progress, Result, TreeId};
+use silt_types::{ChunkId, Context as _, DiskId, Error, Result, TreeId};
 use silt_volume::{DiskMap, MapClimber};
 use std::{
     collections::HashSet,
@@ -28,22 +28,23 @@ pub(super) type Needed = (KeyContext, ChunkId);
 /// Where what is transferred goes.
 pub(super) trait Target: Sync {
     /// Whether a chunk is still to be handed over, told in the order of the walk: of a node before it is read; false leaves out
-    /// what is below it, too. A chunk may be asked about again, and handed over again if that is answered by true.
-    fn wants(&self, context: KeyContext, id: &ChunkId) -> bool;
+    /// what is below it, too. A chunk may be asked about again, and handed over again if that is answered by true. It is one of
+    /// a disk of this length in bytes, or of a tree: 0.
+    fn wants(&self, context: KeyContext, id: &ChunkId, of: u64) -> bool;
 
     /// Takes chunks, from many threads.
     fn take(&self, batch: &[Needed], source: &ChunkReader, place: &Place<'_>) -> Result<()>;
 }
 
-/// The nodes that a walk has passed, each with all below it: about 50 bytes for each.
+/// The nodes that a walk has passed, each with all below it: about 60 bytes for each.
 #[derive(Default)]
-pub(super) struct Passed(Mutex<HashSet<ChunkId>>);
+pub(super) struct Passed(Mutex<HashSet<(ChunkId, u64)>>);
 
 impl Passed {
     /// Content is wanted again and again, a node once.
-    pub(super) fn wants(&self, context: KeyContext, id: &ChunkId) -> bool {
+    pub(super) fn wants(&self, context: KeyContext, id: &ChunkId, of: u64) -> bool {
         context == KeyContext::Content
-            || self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(*id)
+            || self.0.lock().unwrap_or_else(PoisonError::into_inner).insert((*id, of))
     }
 }
 
@@ -73,7 +74,6 @@ fn stopped(failed: &Mutex<Option<Error>>) -> Result<()> {
 pub(super) struct Walk<'a> {
     pub(super) source: Arc<ChunkReader>,
     pub(super) target: &'a dyn Target,
-    pub(super) progress: &'a dyn Progress,
 }
 
 impl Walk<'_> {
@@ -106,6 +106,7 @@ impl Walk<'_> {
                 batches,
                 batch: Vec::with_capacity(BATCH_CHUNKS),
                 number: 0,
+                of: 0,
                 failed: &failed,
             };
             let walked = match part {
@@ -135,7 +136,6 @@ impl Walk<'_> {
             if let Err(error) = taken {
                 failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
             }
-            self.progress.advance(batch.len() as u64);
         }
     }
 }
@@ -148,6 +148,8 @@ struct Walker<'a> {
     batches: SyncSender<(u64, Vec<Needed>)>,
     batch: Vec<Needed>,
     number: u64,
+    /// Length of the disk being walked.
+    of: u64,
     failed: &'a Mutex<Option<Error>>,
 }
 
@@ -160,6 +162,7 @@ impl Walker<'_> {
                 known.push(DiskMap::open(source.clone(), *disk)?);
             }
         }
+        self.of = disk.size_bytes;
         let walked = map.climb(&known, self);
         walked.context(|| format!("cannot transfer disk {disk}"))
     }
@@ -169,7 +172,7 @@ impl Walker<'_> {
         let known =
             self.known.zip(before).map(|(known, tree)| (&**known as &dyn ChunkSource, tree));
         let target = self.target;
-        let mut enter = |node: &ChunkId| target.wants(KeyContext::TreeNode, node);
+        let mut enter = |node: &ChunkId| target.wants(KeyContext::TreeNode, node, 0);
         let walked = for_each_new(known, source, tree, &mut enter, &mut |met| match met {
             NewInTree::Node(node) => self.push(KeyContext::TreeNode, node),
             NewInTree::Content(_, TreeContent::Chunks(chunks), _) => {
@@ -201,11 +204,11 @@ impl Walker<'_> {
 
 impl MapClimber for Walker<'_> {
     fn enter(&mut self, node: &ChunkId) -> bool {
-        self.target.wants(KeyContext::MapNode, node)
+        self.target.wants(KeyContext::MapNode, node, self.of)
     }
 
     fn content(&mut self, chunk: &ChunkId) -> Result<()> {
-        match self.target.wants(KeyContext::Content, chunk) {
+        match self.target.wants(KeyContext::Content, chunk, self.of) {
             true => self.push(KeyContext::Content, chunk),
             false => Ok(()),
         }

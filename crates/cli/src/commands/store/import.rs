@@ -34,7 +34,8 @@ pub(crate) struct Args {
 pub(crate) fn run(context: &Context, args: Args) -> Result<()> {
     let started = Instant::now();
     // Before a store is made for it.
-    let archive = ArchiveSource::open(open(&args.file)?)
+    let (file, len) = open(&args.file)?;
+    let archive = ArchiveSource::open(file, len)
         .context(|| format!("{} cannot be imported", args.file.display()))?;
     let done = context.engine_or_new()?.import_archive(archive, args.replace, &Bar::new())?;
     let seconds = started.elapsed().as_secs_f64();
@@ -45,10 +46,13 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<()> {
     )
 }
 
-fn open(path: &Path) -> Result<Box<dyn Read + Send>> {
+/// The archive, and its length in bytes where that is known.
+fn open(path: &Path) -> Result<(Box<dyn Read + Send>, u64)> {
     if path.as_os_str() == "-" {
-        return Ok(Box::new(BufReader::new(io::stdin())));
+        return Ok((Box::new(BufReader::new(io::stdin())), 0));
     }
-    let file = File::open(path).context(|| format!("cannot open {}", path.display()))?;
-    Ok(Box::new(BufReader::with_capacity(1 << 20, file)))
+    let failed = || format!("cannot open {}", path.display());
+    let file = File::open(path).context(failed)?;
+    let len = file.metadata().context(failed)?.len();
+    Ok((Box::new(BufReader::with_capacity(1 << 20, file)), len))
 }
