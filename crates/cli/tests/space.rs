@@ -25,6 +25,10 @@ impl Small {
         Small { at }
     }
 
+    pub(crate) fn make_read_only(&self) {
+        mount_remount(&self.at, MountFlags::RDONLY, "").unwrap();
+    }
+
     pub(crate) fn resize(&self, kib: u64) {
         mount_remount(&self.at, MountFlags::empty(), format!("size={kib}k")).unwrap();
     }

@@ -597,6 +597,25 @@ fn root_a_full_disk_leaves_no_half_copied_name() {
 }
 
 #[test]
+fn root_a_store_on_a_read_only_file_system_says_so() {
+    if !is_root() {
+        return;
+    }
+    let silt = Silt::new();
+    let at = Small::mount(&silt, 64 << 10);
+    silt.small_image("image");
+    at.make_read_only();
+    let there = Other::new(&silt, "there");
+    let archive = silt.path("archive");
+    for args in [there.copy_args(&[]), vec!["store", "export", archive.to_str().unwrap()]] {
+        let message = silt.fails(10, &args);
+        assert!(message.contains(silt.store().to_str().unwrap()), "{message}");
+        assert!(message.contains("read-only"), "{message}");
+    }
+    assert!(!there.path.exists() && !archive.exists());
+}
+
+#[test]
 fn a_damaged_chunk_is_not_copied() {
     let silt = small();
     let packs = every_file_of(&silt.store().join("packs")).unwrap();

@@ -61,6 +61,7 @@ fn every_magic_and_version_is_that_of_the_code() {
         (f::VOLUME_MAGIC, f::VOLUME_VERSION, "`volumes/<id>/header`"),
         (f::DELTA_LOG_MAGIC, f::DELTA_LOG_VERSION, "`volumes/<id>/<delta>/map.log`"),
         (f::FOLDER_CACHE_MAGIC, f::FOLDER_CACHE_VERSION, "`caches/folders/<folder>`"),
+        (f::ARCHIVE_MAGIC, f::ARCHIVE_VERSION, "an archive"),
     ];
     for (magic, version, file) in files {
         let row = format!("| {file} | `{}` | {version} |", String::from_utf8_lossy(&magic));
