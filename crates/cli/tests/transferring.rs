@@ -1,6 +1,7 @@
 //! `silt store copy`, `export` and `import`: a store goes elsewhere, and is the same there.
 
 use crate::{
+    containers::layout,
     silt::{Ran, Silt, is_root, pseudo_random, wait_for},
     space::Small,
 };
@@ -126,20 +127,26 @@ fn furnished() -> Silt {
 #[test]
 fn a_copied_store_holds_the_same_and_the_next_copy_has_nothing_to_do() {
     let silt = furnished();
+    let layout = layout(&silt);
+    silt.ok(&["build", &format!("oci:{}", layout.display()), "app"]);
     let before: Vec<_> = NAMES.iter().map(|name| silt.exported(name)).collect();
     let there = Other::new(&silt, "made/for/it");
     let done = there.copy(&[]);
-    assert_eq!(names(&done), [2, 3, 2, 0], "{done}");
+    assert_eq!(names(&done), [3, 3, 2, 0], "{done}");
     assert_eq!(number(&done, "chunks_copied"), number(&there.json(&["info"]), "chunks"));
     there.assert_same(&NAMES);
-    there.assert_same(&["idle"]);
+    there.assert_same(&["idle", "app"]);
+    assert!(there.json(&["info", "app"])["config"].is_object());
+    let by_archive = Other::new(&silt, "by-archive");
+    by_archive.json(&["store", "import", export(&silt, &["app", "image"]).to_str().unwrap()]);
+    by_archive.assert_same(&["app", "image"]);
     for (name, before) in NAMES.iter().zip(before) {
         assert!(silt.exported(name) == before, "{name} changed by being copied");
     }
     silt.assert_verified();
     assert_eq!(there.json(&["log", "branch"]), silt.json(&["log", "branch"]));
     let again = there.copy(&[]);
-    assert_eq!(names(&again), [0, 0, 0, 7], "{again}");
+    assert_eq!(names(&again), [0, 0, 0, 8], "{again}");
     assert_eq!((number(&again, "chunks"), number(&again, "chunks_copied")), (0, 0));
     // Copies are volumes like any other.
     let socket = silt.path("there.sock");
