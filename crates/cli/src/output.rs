@@ -70,9 +70,9 @@ fn print_error(kind: ErrorKind, message: &str) {
 
 fn hint(kind: ErrorKind) -> Option<&'static str> {
     match kind {
-        ErrorKind::Corrupt => {
-            Some("'silt verify' finds everything that is damaged; 'silt verify --repair' makes good what can be")
-        }
+        ErrorKind::Corrupt => Some(
+            "'silt verify' finds everything that is damaged; 'silt verify --repair' makes good what can be",
+        ),
         ErrorKind::Internal => {
             Some("this is a bug: please report it with the command that led to it")
         }

@@ -38,5 +38,6 @@ mod survey;
 mod taking_over;
 mod taking_over_files;
 mod together;
+mod transferring;
 mod upgrading;
 mod volumes;

@@ -18,11 +18,15 @@ impl Small {
         Small::mount_at(silt.store(), kib)
     }
 
-    fn mount_at(at: PathBuf, kib: u64) -> Small {
+    pub(crate) fn mount_at(at: PathBuf, kib: u64) -> Small {
         fs::create_dir_all(&at).unwrap();
         let size = CString::new(format!("size={kib}k")).unwrap();
         mount("tmpfs", &at, "tmpfs", MountFlags::empty(), Some(&*size)).unwrap();
         Small { at }
+    }
+
+    pub(crate) fn make_read_only(&self) {
+        mount_remount(&self.at, MountFlags::RDONLY, "").unwrap();
     }
 
     pub(crate) fn resize(&self, kib: u64) {

@@ -47,7 +47,7 @@ impl Engine {
         })
     }
 
-    fn bytes_mapped(&self, disk: DiskId) -> Result<u64> {
+    pub(crate) fn bytes_mapped(&self, disk: DiskId) -> Result<u64> {
         let map = DiskMap::open(Arc::new(self.store.clone()), disk)?;
         map.extents().try_fold(0, |sum, extent| Ok(sum + extent?.range.len * BLOCK_SIZE_BYTES))
     }

@@ -4,12 +4,15 @@
 //! with the lease of a process that was killed.
 
 use crate::{engine::Engine, snapshot::keep};
+use silt_format::state_of_disk;
 use silt_store::{Change, Lease, Named, SnapshotPurpose, SnapshotRecord};
-use silt_types::{DiskId, DiskName, Name, Progress, Result, SnapshotId, VolumeId};
+use silt_types::{DiskId, DiskName, Name, Progress, Result, SnapshotId, StateId, VolumeId};
 
 /// A sealed disk, and where it comes from.
 pub(crate) struct SealedState {
     pub(crate) disk: DiskId,
+    /// Its state id.
+    pub(crate) state: StateId,
     /// The volume it was.
     pub(crate) volume: Option<VolumeId>,
     /// The snapshot it was.
@@ -50,10 +53,12 @@ impl Engine {
         let lease = self.store.lease()?;
         match self.find(source)? {
             Named::Image(image) => {
-                make(&SealedState { disk: image.disk, volume: None, snapshot: None, passing: None })
+                let (disk, state) = (image.disk, state_of_disk(&image.disk));
+                make(&SealedState { disk, state, volume: None, snapshot: None, passing: None })
             }
             Named::Snapshot(snapshot) => make(&SealedState {
                 disk: self.seal_snapshot(&snapshot, progress)?,
+                state: snapshot.state,
                 volume: Some(snapshot.volume),
                 snapshot: Some(snapshot.id),
                 passing: None,
@@ -67,6 +72,7 @@ impl Engine {
                 let made = self.seal_snapshot(&passing, progress).and_then(|disk| {
                     make(&SealedState {
                         disk,
+                        state: passing.state,
                         volume: Some(volume.id),
                         snapshot: None,
                         passing: Some((passing.clone(), lease)),

@@ -4,6 +4,7 @@
 //! `docs/internals/formats.md` shows the tables and is tested against them. Decoders take hostile bytes: they check
 //! every length before they allocate and answer `Corrupt` or `Unsupported`, never a panic.
 
+mod archive;
 mod delta_log;
 mod delta_note;
 mod file_header;
@@ -22,6 +23,10 @@ mod tree_node;
 mod volume_header;
 mod wire;
 
+pub use archive::{
+    ARCHIVE_MAGIC, ARCHIVE_NAMES_MAX, ARCHIVE_VERSION, ArchiveDigest, ArchiveEnd, ArchiveFrame,
+    ArchiveFrameHead, ArchivedChunk, ArchivedName, archive_header,
+};
 pub use delta_log::{
     DELTA_LOG_MAGIC, DELTA_LOG_VERSION, DELTA_SECTOR_LEN, DeltaLogHeader, DeltaLogState,
     DeltaRecord,

@@ -114,33 +114,33 @@ impl RootRecord {
     }
 }
 
-fn put_name(out: &mut Vec<u8>, name: &Name) {
+pub(crate) fn put_name(out: &mut Vec<u8>, name: &Name) {
     out.put_u8(name.as_str().len() as u8);
     out.put_bytes(name.as_str().as_bytes());
 }
 
-fn read_name(wire: &mut WireReader<'_>) -> Result<Name> {
+pub(crate) fn read_name(wire: &mut WireReader<'_>) -> Result<Name> {
     let len = usize::from(wire.u8()?);
     let name = std::str::from_utf8(wire.bytes(len)?).ok().and_then(|text| text.parse().ok());
-    name.ok_or_else(|| wire.corrupt("a root record has a bad name"))
+    name.ok_or_else(|| wire.corrupt("a name in it is none"))
 }
 
-fn put_disk(out: &mut Vec<u8>, disk: &DiskId) {
+pub(crate) fn put_disk(out: &mut Vec<u8>, disk: &DiskId) {
     out.put_bytes(disk.root.as_bytes());
     out.put_u64(disk.size_bytes);
 }
 
-fn read_disk(wire: &mut WireReader<'_>) -> Result<DiskId> {
+pub(crate) fn read_disk(wire: &mut WireReader<'_>) -> Result<DiskId> {
     Ok(DiskId { root: ChunkId::from_bytes(wire.array()?), size_bytes: wire.u64()? })
 }
 
 /// One byte that says whether it is there, then the id, or zeros.
-fn put_optional<const N: usize>(out: &mut Vec<u8>, id: Option<&[u8; N]>) {
+pub(crate) fn put_optional<const N: usize>(out: &mut Vec<u8>, id: Option<&[u8; N]>) {
     out.put_u8(u8::from(id.is_some()));
     out.put_bytes(id.unwrap_or(&[0; N]));
 }
 
-fn read_optional<const N: usize>(wire: &mut WireReader<'_>) -> Result<Option<[u8; N]>> {
+pub(crate) fn read_optional<const N: usize>(wire: &mut WireReader<'_>) -> Result<Option<[u8; N]>> {
     let is_there = wire.u8()? == 1;
     let id = wire.array()?;
     Ok(is_there.then_some(id))

@@ -6,7 +6,7 @@
 use silt_format as f;
 use std::{fs, path::PathBuf};
 
-const RECORDS: [f::Record; 17] = [
+const RECORDS: [f::Record; 20] = [
     f::FileHeader::RECORD,
     f::StoreFile::RECORD,
     f::CommitSlot::RECORD,
@@ -24,6 +24,9 @@ const RECORDS: [f::Record; 17] = [
     f::FileStep::RECORD,
     f::LEASE_RECORD,
     f::ScrubFile::RECORD,
+    f::ArchiveFrameHead::RECORD,
+    f::ArchivedChunk::RECORD,
+    f::ArchiveEnd::RECORD,
 ];
 
 fn document() -> String {
@@ -60,6 +63,7 @@ fn every_magic_and_version_is_that_of_the_code() {
         (f::VOLUME_MAGIC, f::VOLUME_VERSION, "`volumes/<id>/header`"),
         (f::DELTA_LOG_MAGIC, f::DELTA_LOG_VERSION, "`volumes/<id>/<delta>/map.log`"),
         (f::FOLDER_CACHE_MAGIC, f::FOLDER_CACHE_VERSION, "`caches/folders/<folder>`"),
+        (f::ARCHIVE_MAGIC, f::ARCHIVE_VERSION, "an archive"),
     ];
     for (magic, version, file) in files {
         let row = format!("| {file} | `{}` | {version} |", String::from_utf8_lossy(&magic));

@@ -15,8 +15,9 @@ use crate::{
     lease::Lease,
     pack::PackWriter,
     store::{Shared, Store},
+    stored::StoredChunk,
 };
-use silt_format::{Codec, PackFooter, RootRecord};
+use silt_format::{ArchivedChunk, Codec, PackFooter, RootRecord};
 use silt_types::{ChunkId, Error, ErrorKind, LeaseId, Result};
 use std::{
     cell::RefCell,
@@ -148,15 +149,9 @@ impl ChunkSink for Ingest {
         let id = self.shared.domain.chunk_id(kind.context(), content);
         self.counts.chunks.fetch_add(1, Relaxed);
         self.counts.bytes.fetch_add(content.len() as u64, Relaxed);
-        // Whoever puts an id here first stores the chunk; publication waits for all of them.
-        if !self.pending.shard(&id).insert(id) {
-            return Ok(id);
+        if self.is_to_be_stored(&id)? {
+            self.store(kind, id, content)?;
         }
-        if self.pending.index_has_chunks.load(Relaxed) && self.has(&id)? {
-            self.pending.shard(&id).remove(&id);
-            return Ok(id);
-        }
-        self.store(kind, id, content)?;
         Ok(id)
     }
 }
@@ -190,6 +185,48 @@ impl Ingest {
         Ok(place.is_some_and(|place| !self.condemned.contains(&place.pack)))
     }
 
+    /// Whether the caller is to store a chunk. Whoever asks first is; publication waits for all of them.
+    fn is_to_be_stored(&self, id: &ChunkId) -> Result<bool> {
+        if !self.pending.shard(id).insert(*id) {
+            return Ok(false);
+        }
+        if self.pending.index_has_chunks.load(Relaxed) && self.has(id)? {
+            self.pending.shard(id).remove(id);
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// Stores a chunk as it is stored elsewhere, unless it is here. `read` is asked for it only where it is not, and an error
+    /// of it is answered. Bytes count as handed in only where they were read. As durable as by [`ChunkSink::put`].
+    pub fn put_stored(
+        &self,
+        id: &ChunkId,
+        read: impl FnOnce() -> Result<StoredChunk>,
+    ) -> Result<()> {
+        self.counts.chunks.fetch_add(1, Relaxed);
+        if !self.is_to_be_stored(id)? {
+            return Ok(());
+        }
+        let stored = read().and_then(|chunk| match chunk.id() == id {
+            true => Ok(chunk),
+            false => Err(Error::internal(format!("chunk {id} was asked for, not {}", chunk.id()))),
+        });
+        let chunk = stored.inspect_err(|_| {
+            self.pending.shard(id).remove(id);
+        })?;
+        let ArchivedChunk { id, len, kind, codec } = *chunk.about();
+        self.counts.bytes.fetch_add(len.into(), Relaxed);
+        self.count_new(len as usize, chunk.bytes().len());
+        self.append(kind, id, codec, chunk.bytes(), len as usize)
+    }
+
+    fn count_new(&self, len: usize, stored_len: usize) {
+        self.counts.chunks_new.fetch_add(1, Relaxed);
+        self.counts.bytes_new.fetch_add(len as u64, Relaxed);
+        self.counts.bytes_stored.fetch_add(stored_len as u64, Relaxed);
+    }
+
     /// Counts chunks as handed in that are known to be in the store, by [`Ingest::has`] or [`Ingest::removals`].
     pub fn count_known(&self, chunks: u64, bytes: u64) {
         self.counts.chunks.fetch_add(chunks, Relaxed);
@@ -212,27 +249,18 @@ impl Ingest {
         COMPRESSED.with_borrow_mut(|compressed| {
             let codec = codec::compress(content, self.compression, compressed)?;
             let stored = if codec == Codec::Raw { content } else { compressed };
-            self.counts.chunks_new.fetch_add(1, Relaxed);
-            self.counts.bytes_new.fetch_add(content.len() as u64, Relaxed);
-            self.counts.bytes_stored.fetch_add(stored.len() as u64, Relaxed);
-            self.append(kind, id, codec, stored, content.len())
+            self.count_new(content.len(), stored.len());
+            self.append(kind as u8, id, codec, stored, content.len())
         })
     }
 
-    fn append(
-        &self,
-        kind: ChunkKind,
-        id: ChunkId,
-        codec: Codec,
-        stored: &[u8],
-        len: usize,
-    ) -> Result<()> {
+    fn append(&self, kind: u8, id: ChunkId, codec: Codec, stored: &[u8], len: usize) -> Result<()> {
         let mut current = lock(&self.current);
         let writer = match &mut *current {
             Some(writer) => writer,
             none => none.insert(PackWriter::create(&self.shared.paths, self.lease.id())?),
         };
-        writer.append(id, kind as u8, codec, stored, len)?;
+        writer.append(id, kind, codec, stored, len)?;
         if writer.size() < PACK_SIZE_BYTES_TARGET && writer.chunks() < PACK_CHUNKS_TARGET {
             return Ok(());
         }
@@ -297,14 +325,32 @@ impl Ingest {
         roots: Vec<RootRecord>,
         f: impl FnOnce(&mut Change<'_>) -> Result<T>,
     ) -> Result<T> {
+        self.publish_so_far(doing, roots, f)
+    }
+
+    /// [`Ingest::publish`], after which the ingest goes on.
+    pub fn publish_so_far<T>(
+        &self,
+        doing: &str,
+        mut roots: Vec<RootRecord>,
+        f: impl FnOnce(&mut Change<'_>) -> Result<T>,
+    ) -> Result<T> {
+        while roots.len() > PackFooter::ROOTS_MAX {
+            let more = roots.split_off(roots.len() - PackFooter::ROOTS_MAX);
+            self.close_with(more)?;
+        }
+        self.close_with(roots)?;
+        self.wait_for_closer()?;
+        self.shared.change(doing, f)
+    }
+
+    /// Closes the current pack, or an empty one, with these root records.
+    fn close_with(&self, roots: Vec<RootRecord>) -> Result<()> {
         let last = match lock(&self.current).take() {
             Some(writer) => writer,
             None => PackWriter::create(&self.shared.paths, self.lease.id())?,
         };
-        let closed = close(&self.shared, &self.pending, self.lease.id(), last, roots);
-        self.wait_for_closer()?;
-        closed?;
-        self.shared.change(doing, f)
+        close(&self.shared, &self.pending, self.lease.id(), last, roots)
     }
 }
 

@@ -17,6 +17,7 @@ mod quarantine;
 mod reader;
 mod repair;
 mod store;
+mod stored;
 mod upgrade;
 mod verify;
 
@@ -35,5 +36,6 @@ pub use quarantine::quarantine;
 pub use reader::{ChunkReader, PackPlace, Places};
 pub use repair::{Healed, Rebuild, Salvaged, mend_layout};
 pub use store::{CollectionHeld, Store, StoreTotals};
+pub use stored::StoredChunk;
 pub use upgrade::upgrade_store;
 pub use verify::{Damaged, Finding, Findings, Sample};

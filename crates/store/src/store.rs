@@ -67,7 +67,8 @@ impl Store {
         let bytes = durability::read_file(&file, StoreFile::LEN as u64)?;
         let about =
             StoreFile::decode(&bytes).context(|| format!("{} is damaged", file.display()))?;
-        let database = Arc::new(Database::open(&paths.database())?);
+        let database = Database::open(&paths.database());
+        let database = Arc::new(database.map_err(|error| read_only_or(&paths, error))?);
         catalog::check_commit(&paths, &database)?;
         let domain = Domain::from_secret(&about.domain_secret);
         let index = IndexPlaces::new(database.clone());
@@ -180,6 +181,14 @@ impl Store {
         self.shared.change(doing, f)
     }
 
+    /// Looks at the catalog as of one moment, by what a change asks; nothing can be changed. To be kept short.
+    pub fn consult<T>(&self, doing: &str, f: impl FnOnce(&Change<'_>) -> Result<T>) -> Result<T> {
+        self.shared.database.read(doing, |connection| {
+            let moment = connection.unchecked_transaction()?;
+            Ok(Change::begin(&moment).and_then(|change| f(&change)))
+        })?
+    }
+
     /// Whether the index has a chunk. `Corrupt` if its row is damaged.
     pub fn contains(&self, id: &ChunkId) -> Result<bool> {
         Ok(index::find(&self.shared.database, id)?.is_some())
@@ -234,6 +243,19 @@ impl Shared {
         })?;
         catalog::record_commit(&self.paths, state)?;
         Ok(value)
+    }
+}
+
+/// The database does not say that it could not make its log. Even who reads needs that, and leases.
+fn read_only_or(paths: &StorePaths, error: Error) -> Error {
+    match rustix::fs::access(paths.root(), rustix::fs::Access::WRITE_OK) {
+        Err(rustix::io::Errno::ROFS) if error.kind() == ErrorKind::Io => {
+            let root = paths.root().display();
+            error.context(format!(
+                "the store at {root} is on a read-only file system: opening it needs to write there"
+            ))
+        }
+        _ => error,
     }
 }
 

@@ -4,7 +4,7 @@
 //! nodes are cut by content, so after a change the two soon stand before the same node again.
 
 use crate::read::node;
-use silt_format::{TreeChild, TreeEntry, TreeNode, path_before};
+use silt_format::{TreeChild, TreeContent, TreeEntry, TreeKind, TreeNode, path_before};
 use silt_store::ChunkSource;
 use silt_types::{ChunkId, Error, Result, TreeId};
 use std::{cmp::Ordering, collections::VecDeque};
@@ -31,8 +31,84 @@ pub fn for_each_change(
     if old == new {
         return Ok(());
     }
-    let (mut old, mut new) = (Cursor::new(source, old)?, Cursor::new(source, new)?);
+    let (old, new) = (Cursor::new(source, old)?, Cursor::new(source, new)?);
+    compare(old, new, &mut |_| true, &mut |step| match step {
+        Step::Change(change) => visit(change),
+        Step::Passed(_) => Ok(()),
+    })
+}
+
+/// Visits what a tree has that the `known` one has not: the content of files, and behind that the nodes, those below before
+/// those above. `enter` is told before a node is read; false leaves it out, and all that is below it. `Corrupt`, naming the
+/// node, if one is damaged. Reads the nodes that are not in both; memory for one node a level of each.
+pub fn for_each_new(
+    known: Option<(&dyn ChunkSource, TreeId)>,
+    source: &dyn ChunkSource,
+    tree: TreeId,
+    enter: &mut dyn FnMut(&ChunkId) -> bool,
+    visit: &mut dyn FnMut(NewInTree<'_>) -> Result<()>,
+) -> Result<()> {
+    if known.is_some_and(|(_, known)| known == tree) || !enter(&root_of(tree)) {
+        return Ok(());
+    }
+    let old = match known {
+        Some((source, known)) => Cursor::new(source, known)?,
+        None => Cursor { source, tree, levels: Vec::new(), passed: None, opened: Vec::new() },
+    };
+    compare(old, Cursor::new(source, tree)?, enter, &mut |step| match step {
+        Step::Passed(node) => visit(NewInTree::Node(&node)),
+        Step::Change(TreeChange::Removed(_)) => Ok(()),
+        Step::Change(TreeChange::Added(entry)) => visit_content(&entry, None, visit),
+        Step::Change(TreeChange::Changed(old, entry)) => visit_content(&entry, Some(&old), visit),
+    })
+}
+
+/// Something that a tree has and another one has not.
+#[derive(Clone, Copy, Debug)]
+pub enum NewInTree<'a> {
+    /// A node.
+    Node(&'a ChunkId),
+    /// The content of a file of this length in bytes; of a large one that the other tree has too, the map that it is there,
+    /// and that one's length.
+    Content(u64, &'a TreeContent, Option<(u64, ChunkId)>),
+}
+
+fn visit_content(
+    entry: &TreeEntry,
+    old: Option<&TreeEntry>,
+    visit: &mut dyn FnMut(NewInTree<'_>) -> Result<()>,
+) -> Result<()> {
+    let TreeKind::File { size_bytes, content } = &entry.kind else { return Ok(()) };
+    let known = match old.map(|old| &old.kind) {
+        Some(TreeKind::File { size_bytes, content: TreeContent::Map(root) }) => {
+            Some((*size_bytes, *root))
+        }
+        _ => None,
+    };
+    visit(NewInTree::Content(*size_bytes, content, known))
+}
+
+/// What a comparison comes to.
+#[expect(clippy::large_enum_variant, reason = "handed on at once")]
+enum Step {
+    Change(TreeChange),
+    /// The end of a node of the new tree.
+    Passed(ChunkId),
+}
+
+fn compare(
+    mut old: Cursor<'_>,
+    mut new: Cursor<'_>,
+    enter: &mut dyn FnMut(&ChunkId) -> bool,
+    tell: &mut dyn FnMut(Step) -> Result<()>,
+) -> Result<()> {
     loop {
+        if let Some(node) = new.passed_node() {
+            tell(Step::Passed(node))?;
+            continue;
+        }
+        while old.passed_node().is_some() {}
+        let mut visit = |change| tell(Step::Change(change));
         match (old.front(), new.front()) {
             (None, None) => return Ok(()),
             (Some(Item::Entry(_)), None) => visit(TreeChange::Removed(old.take_entry()?))?,
@@ -54,10 +130,10 @@ pub fn for_each_change(
             (Some(a), Some(b)) => match must_open(a, b) {
                 (true, true) => {
                     old.open()?;
-                    new.open()?;
+                    new.open_if(enter)?;
                 }
                 (true, false) => old.open()?,
-                (false, true) => new.open()?,
+                (false, true) => new.open_if(enter)?,
                 // An entry before everything that the other has left.
                 (false, false) if matches!(a, Item::Entry(_)) => {
                     visit(TreeChange::Removed(old.take_entry()?))?;
@@ -65,7 +141,7 @@ pub fn for_each_change(
                 (false, false) => visit(TreeChange::Added(new.take_entry()?))?,
             },
             (Some(Item::Node(_)), None) => old.open()?,
-            (None, Some(Item::Node(_))) => new.open()?,
+            (None, Some(Item::Node(_))) => new.open_if(enter)?,
         }
     }
 }
@@ -87,6 +163,10 @@ fn must_open(a: &Item, b: &Item) -> (bool, bool) {
         (Item::Entry(a), Item::Node(b)) => (false, !path_before(&a.path, &b.child.first_path)),
         (Item::Entry(_), Item::Entry(_)) => (false, false),
     }
+}
+
+fn root_of(tree: TreeId) -> ChunkId {
+    ChunkId::from_bytes(*tree.as_bytes())
 }
 
 fn order(a: &[u8], b: &[u8]) -> Ordering {
@@ -112,21 +192,25 @@ struct Unopened {
 struct Cursor<'a> {
     source: &'a dyn ChunkSource,
     tree: TreeId,
-    /// What is left of each opened node, the root's first; none is empty.
+    /// What is left of each opened node, the root's first.
     levels: Vec<VecDeque<Item>>,
+    /// Those nodes.
+    opened: Vec<ChunkId>,
     /// The last path that was passed, which all others come after.
     passed: Option<Vec<u8>>,
 }
 
 impl<'a> Cursor<'a> {
     fn new(source: &'a dyn ChunkSource, tree: TreeId) -> Result<Cursor<'a>> {
-        let mut cursor = Cursor { source, tree, levels: Vec::new(), passed: None };
-        let root = ChunkId::from_bytes(*tree.as_bytes());
-        cursor.push(node(source, tree, &root)?);
+        let mut cursor =
+            Cursor { source, tree, levels: Vec::new(), opened: Vec::new(), passed: None };
+        let root = root_of(tree);
+        cursor.push(root, node(source, tree, &root)?);
         Ok(cursor)
     }
 
-    fn push(&mut self, node: TreeNode) {
+    fn push(&mut self, id: ChunkId, node: TreeNode) {
+        self.opened.push(id);
         self.levels.push(match node {
             TreeNode::Leaf(entries) => entries.into_iter().map(Item::Entry).collect(),
             TreeNode::Inner { level, children } => {
@@ -142,11 +226,12 @@ impl<'a> Cursor<'a> {
     }
 
     fn take(&mut self) -> Option<Item> {
-        let item = self.levels.last_mut()?.pop_front();
-        while self.levels.last().is_some_and(VecDeque::is_empty) {
-            self.levels.pop();
-        }
-        item
+        self.levels.last_mut()?.pop_front()
+    }
+
+    /// Leaves the innermost node if nothing is left of it.
+    fn passed_node(&mut self) -> Option<ChunkId> {
+        self.levels.pop_if(|left| left.is_empty()).and_then(|_| self.opened.pop())
     }
 
     fn skip(&mut self) {
@@ -164,6 +249,17 @@ impl<'a> Cursor<'a> {
         Ok(entry)
     }
 
+    /// Opens the node at the front, or passes it over where it is not wanted.
+    fn open_if(&mut self, wanted: &mut dyn FnMut(&ChunkId) -> bool) -> Result<()> {
+        match self.front() {
+            Some(Item::Node(Unopened { child, .. })) if !wanted(&child.id) => {
+                self.skip();
+                Ok(())
+            }
+            _ => self.open(),
+        }
+    }
+
     /// Puts what is in the node at the front in its place.
     fn open(&mut self) -> Result<()> {
         let Some(Item::Node(Unopened { child, level })) = self.take() else {
@@ -179,7 +275,7 @@ impl<'a> Cursor<'a> {
         if found != level || first_path != Some(&child.first_path) {
             return Err(self.corrupt("has a node at the wrong place"));
         }
-        self.push(opened);
+        self.push(child.id, opened);
         Ok(())
     }
 
@@ -191,7 +287,7 @@ impl<'a> Cursor<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Tree, TreeBuilder, TreeContent, TreeKind};
+    use crate::{Tree, TreeBuilder};
     use silt_store::{Chunk, KeyContext, MemoryChunks};
     use std::{
         collections::BTreeMap,
@@ -282,6 +378,51 @@ mod tests {
             assert_eq!(changes(&chunks, ids.0, ids.1).0, naive(&old, &new), "{round}");
             assert_eq!(changes(&chunks, ids.1, ids.0).0, naive(&new, &old), "{round}");
         }
+    }
+
+    /// What is new in a tree, and how much of it was read.
+    fn new_in(chunks: &MemoryChunks, known: Option<TreeId>, tree: TreeId) -> (Vec<String>, usize) {
+        let (mut found, source) = (Vec::new(), Counting(chunks, AtomicUsize::new(0)));
+        let known = known.map(|known| (chunks as &dyn ChunkSource, known));
+        let mut visit = |met: NewInTree<'_>| {
+            found.push(match met {
+                NewInTree::Node(id) => id.to_string(),
+                NewInTree::Content(size, content, _) => format!("{size} {content:?}"),
+            });
+            Ok(())
+        };
+        let mut met = std::collections::HashSet::new();
+        for_each_new(known, &source, tree, &mut |node| met.insert(*node), &mut visit).unwrap();
+        (found, source.1.into_inner())
+    }
+
+    #[test]
+    fn what_is_new_in_a_tree_comes_behind_what_it_names_and_the_rest_is_not_read() {
+        let (chunks, mut old) = (MemoryChunks::new(), Paths::new());
+        (0..5000).for_each(|n| insert(&mut old, &format!("dir/file-{n:06}"), (n % 5) as u8));
+        let mut new = old.clone();
+        insert(&mut new, "dir/file-000007", 77);
+        new.pop_last();
+        let (old, new) = (build(&chunks, &old), build(&chunks, &new));
+        let (all, reads) = new_in(&chunks, None, new);
+        let (few, few_reads) = new_in(&chunks, Some(old), new);
+        assert_eq!(all.last(), Some(&new.to_string()), "the root comes last");
+        assert_eq!(few.last(), Some(&new.to_string()));
+        assert!(few.iter().all(|found| all.contains(found)));
+        assert!(few_reads < 15 && reads > 60, "{few_reads} of {reads}");
+        // All nodes of the new tree are those of the old one, and the ones that were found.
+        let nodes = |tree| {
+            let mut nodes = std::collections::BTreeSet::new();
+            let visit = |id: &ChunkId| {
+                nodes.insert(id.to_string());
+                Ok(())
+            };
+            Tree::new(&chunks, tree).for_each_node(visit).unwrap();
+            nodes
+        };
+        let missing: Vec<_> = nodes(new).difference(&nodes(old)).cloned().collect();
+        assert!(missing.iter().all(|node| few.contains(node)));
+        assert_eq!(new_in(&chunks, Some(new), new), (vec![], 0));
     }
 
     #[test]

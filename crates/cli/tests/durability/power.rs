@@ -234,6 +234,19 @@ fn fuse_power_cuts_lose_no_answered_seal_commit_longer_clone_or_resize() {
     play.survives_every_cut();
 }
 
+#[test]
+fn fuse_power_cuts_lose_no_answered_copy_or_import() {
+    let props = Props::with_history();
+    let commands = [
+        "--store STORE store copy DEST base kept",
+        "--store STORE store copy DEST",
+        "rm kept --recursive",
+        "store import archive",
+    ];
+    let Some(play) = Play::new(&props, props.nothing(), &commands) else { return };
+    play.survives_every_cut();
+}
+
 /// The files that were made under a name that `is_one` says.
 pub(crate) fn files_named(recording: &Recording, is_one: impl Fn(&str) -> bool) -> HashSet<FileId> {
     let made = recording.ops().iter().filter_map(|op| match op {

@@ -75,10 +75,20 @@ impl Props {
         self.tree(name).to_str().unwrap().to_owned()
     }
 
-    /// The words of a command, `one` and `two` replaced by the folders of these names.
+    /// The words of a command, `one` and `two` replaced by the folders of these names, `archive` by an archive of the store,
+    /// which is made for it, `STORE` by
+    /// the store.
     pub(crate) fn words(&self, command: &str) -> Vec<String> {
         let word = |word: &str| match word {
             "one" | "two" => self.tree_text(word),
+            "STORE" => self.store().to_str().unwrap().to_owned(),
+            "archive" => {
+                let archive = self.tree_text("archive");
+                if !Path::new(&archive).exists() {
+                    silt_ok(&self.store(), &["store", "export", &archive]);
+                }
+                archive
+            }
             other => other.to_owned(),
         };
         command.split(' ').map(word).collect()

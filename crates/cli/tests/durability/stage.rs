@@ -106,11 +106,20 @@ impl Answer {
     }
 }
 
+/// A command on a store; one that begins with `--store` is on another one, and says `DEST` for this.
 fn command(store: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_silt"));
     // What is done in the background would be seen at one time or another.
-    command.env("SILT_SEAL", "manual");
-    command.arg("--store").arg(store).args(args).stdin(Stdio::null());
+    command.env("SILT_SEAL", "manual").stdin(Stdio::null());
+    if args.first() != Some(&"--store") {
+        command.arg("--store").arg(store);
+    }
+    for arg in args {
+        match *arg {
+            "DEST" => command.arg(store),
+            arg => command.arg(arg),
+        };
+    }
     command
 }
 

@@ -267,6 +267,16 @@ fn fuse_a_removal_of_a_volume_with_snapshots_is_whole_or_absent_whatever_step_it
     every_step_later("rm kept --recursive", 3);
 }
 
+#[test]
+fn fuse_a_copied_store_is_whole_or_absent_whatever_step_the_copy_ends_at() {
+    every_step_with(Props::with_history(), Props::nothing, "--store STORE store copy DEST", 0);
+}
+
+#[test]
+fn fuse_an_imported_archive_is_whole_or_absent_whatever_step_it_ends_at() {
+    every_step_with(Props::with_history(), Props::nothing, "store import archive", 0);
+}
+
 /// Runs a command that nobody sees an effect of with everything going wrong at each of its steps. `judge` is shown what is left,
 /// and then what the same command made of that.
 fn unseen_at_every_step(

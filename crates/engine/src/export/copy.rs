@@ -5,6 +5,7 @@
 //! one thread at a time write to a file anyway.
 
 use super::pieces::{Piece, Pieces, WINDOW_SIZE_BYTES};
+use crate::order::Order;
 use silt_types::{BLOCK_SIZE_BYTES, Context as _, Error, Progress, Result, is_zero};
 use silt_volume::{BlockDevice as _, Volume};
 use std::{
@@ -12,7 +13,7 @@ use std::{
     ops::Range,
     path::Path,
     sync::{
-        Condvar, Mutex, PoisonError,
+        Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
@@ -88,7 +89,7 @@ impl<I: Iterator<Item = Result<Range<u64>>>, S: Sink> Copy<'_, I, S> {
     }
 
     fn piece(&self, piece: &Piece, buffer: &mut [u8]) -> Result<()> {
-        let turn = Turn { order: &self.order, number: piece.number };
+        let turn = self.order.turn(piece.number);
         let place = |part: &Range<u64>| {
             (part.start - piece.window) as usize..(part.end - piece.window) as usize
         };
@@ -121,35 +122,5 @@ impl<I: Iterator<Item = Result<Range<u64>>>, S: Sink> Copy<'_, I, S> {
             from += len;
         }
         Ok(())
-    }
-}
-
-/// Whose turn it is to write.
-#[derive(Default)]
-struct Order {
-    next: Mutex<u64>,
-    passed: Condvar,
-}
-
-/// A piece's place in the order. It is given up whatever becomes of the piece, so that the next one never waits in vain.
-struct Turn<'a> {
-    order: &'a Order,
-    number: u64,
-}
-
-impl Turn<'_> {
-    /// Waits until every piece before this one is done.
-    fn wait(&self) {
-        let next = self.order.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let come = self.order.passed.wait_while(next, |next| *next != self.number);
-        drop(come.unwrap_or_else(PoisonError::into_inner));
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.wait();
-        *self.order.next.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        self.order.passed.notify_all();
     }
 }

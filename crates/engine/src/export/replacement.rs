@@ -16,7 +16,7 @@ pub(super) struct Replacement {
 }
 
 /// Whether `path` is something that cannot be replaced, but written to: a device, a pipe, a folder.
-pub(super) fn is_special(path: &Path) -> bool {
+pub(crate) fn is_special(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|there| !there.is_file())
 }
 

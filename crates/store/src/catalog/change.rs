@@ -56,6 +56,26 @@ impl<'a> Change<'a> {
         if self.state.condemned == 0 { Ok(()) } else { bury(self.tx, roots) }
     }
 
+    /// What a name stands for, if anything; for who is about to take it.
+    pub fn taken_by(&self, name: &Name) -> Result<Option<Named>> {
+        look_up(self.tx, name)
+    }
+
+    /// The volume with this id, if there is one; for who is about to add it.
+    pub fn volume_taken(&self, id: VolumeId) -> Result<Option<VolumeRecord>> {
+        read_one(self.tx, "id = ?", [id.as_bytes()])
+    }
+
+    /// The snapshot with this id, if there is one; for who is about to add it.
+    pub fn snapshot_taken(&self, id: SnapshotId) -> Result<Option<SnapshotRecord>> {
+        read_one(self.tx, "id = ?", [id.as_bytes()])
+    }
+
+    /// The snapshot of a volume that a name stands for, if there is one; for who is about to take it.
+    pub fn snapshot_called(&self, volume: VolumeId, name: &Name) -> Result<Option<SnapshotRecord>> {
+        look_up_snapshot(self.tx, volume, name)
+    }
+
     /// The image of this name as it is now. `NotFound` if there is none.
     pub fn image(&self, name: &Name) -> Result<ImageRecord> {
         let found = read_one::<ImageRecord>(self.tx, "name = ?", [name.as_str()])?;

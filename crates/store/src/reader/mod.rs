@@ -13,16 +13,17 @@ pub(crate) use places::{IndexPlaces, NoPlaces};
 pub use places::{PackPlace, Places};
 
 use crate::{
-    chunk::{Chunk, ChunkSource, Domain, KeyContext},
+    chunk::{Chunk, ChunkKind, ChunkSource, Domain, KeyContext},
     codec,
     pack::PackFiles,
+    stored::StoredChunk,
 };
 use footers::Footers;
 use quick_cache::{
     Weighter,
     sync::{Cache, GuardResult},
 };
-use silt_format::Codec;
+use silt_format::{ArchivedChunk, Codec, PackEntry};
 use silt_types::{CHUNK_SIZE_BYTES_MAX, ChunkId, Context as _, Error, Result};
 use std::cell::RefCell;
 
@@ -80,19 +81,42 @@ impl ChunkReader {
         {
             return Ok(chunk);
         }
+        let (chunk, place) = self.where_it_is(id, |place| self.read_place(context, place))?;
+        if let Some(footers) = &self.footers {
+            footers.found_in(place.pack, || self.packs.footer(place.pack));
+        }
+        Ok(chunk)
+    }
+
+    /// Reads a chunk where it is said to be, and once more if it has moved meanwhile. Answers the place, too.
+    fn where_it_is<T>(
+        &self,
+        id: &ChunkId,
+        read: impl Fn(&PackPlace) -> Result<T>,
+    ) -> Result<(T, PackPlace)> {
         let place = self.find(id)?;
-        match self.read_place(context, &place) {
-            Ok(chunk) => {
-                if let Some(footers) = &self.footers {
-                    footers.found_in(place.pack, || self.packs.footer(place.pack));
-                }
-                Ok(chunk)
-            }
+        match read(&place) {
+            Ok(read) => Ok((read, place)),
             Err(error) => match self.find(id)? {
                 same if same == place => Err(error),
-                moved => self.read_place(context, &moved),
+                moved => Ok((read(&moved)?, moved)),
             },
         }
+    }
+
+    /// A chunk as it is stored, verified. `Corrupt`, naming it, if it is missing or damaged.
+    pub fn get_stored(&self, context: KeyContext, id: &ChunkId) -> Result<StoredChunk> {
+        let read = |place: &PackPlace| {
+            let PackEntry { id, len, kind, codec, .. } = place.entry;
+            let is_meant = ChunkKind::from_u8(kind).is_some_and(|kind| kind.context() == context);
+            if !is_meant {
+                return Err(damaged(place));
+            }
+            let mut bytes = Vec::new();
+            self.read_stored(context, place, &mut bytes)?;
+            Ok(StoredChunk::of_verified(ArchivedChunk { id, len, kind, codec }, bytes))
+        };
+        self.where_it_is(id, read).map(|(chunk, _)| chunk)
     }
 
     /// Reads, decodes and verifies one chunk.

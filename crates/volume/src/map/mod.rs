@@ -7,6 +7,7 @@
 //! `silt_format::MapNode`. Explained in `docs/internals/disk-map.md`.
 
 mod build;
+mod climb;
 mod diff;
 mod node;
 mod read;
@@ -18,6 +19,7 @@ mod walk;
 mod tests;
 
 pub use build::MapBuilder;
+pub use climb::MapClimber;
 pub(crate) use diff::same_places;
 pub use diff::{MapDiff, diff_maps};
 pub use read::DiskMap;

@@ -118,6 +118,43 @@ proptest! {
     }
 
     #[test]
+    fn what_a_map_has_and_others_have_not_is_met_from_below(
+        (blocks, first, others, second) in sizes().prop_flat_map(|n| {
+            sizes().prop_flat_map(move |m| (Just(n), changes(n), Just(m), changes(m)))
+        }),
+        on_top: bool,
+    ) {
+        let chunks = Arc::new(MemoryChunks::new());
+        let (mut one, mut other) = (Model::new(), Model::new());
+        first.iter().for_each(|change| set(&mut one, change));
+        if on_top {
+            other.extend(one.iter().filter(|(block, _)| **block < others));
+        }
+        second.iter().for_each(|change| set(&mut other, change));
+        let empty = Model::new();
+        let open = |blocks, model: &Model| {
+            DiskMap::open(chunks.clone(), build(&*chunks, blocks, model)).unwrap()
+        };
+        let reached = |map: &DiskMap| {
+            let mut reached = Reached::default();
+            map.walk(&mut reached).unwrap();
+            reached.nodes.into_iter().chain(reached.content).collect::<HashSet<_>>()
+        };
+        let (a, b, zeros) = (open(blocks, &one), open(others, &other), open(1, &empty));
+        let (of_a, of_b) = (reached(&a), reached(&b));
+        let mut climbed = Climbed::default();
+        b.climb(&[a, zeros], &mut climbed).unwrap();
+        prop_assert!(climbed.met.is_subset(&of_b));
+        prop_assert!(of_b.iter().all(|id| climbed.met.contains(id) || of_a.contains(id)));
+        if !climbed.met.is_empty() {
+            prop_assert_eq!(climbed.last, Some(b.disk_id().root));
+        }
+        let mut nothing = Climbed::default();
+        b.climb(&[open(others, &other)], &mut nothing).unwrap();
+        prop_assert!(nothing.met.is_empty());
+    }
+
+    #[test]
     fn a_map_answers_what_it_was_built_from(
         (blocks, changes) in sizes().prop_flat_map(|n| (Just(n), changes(n)))
     ) {
@@ -183,6 +220,36 @@ proptest! {
         prop_assert_eq!(shrunk, build(&chunks, cut, &model));
         let beyond = shrink_map(&chunks, &chunks, base, base.size_bytes + 1);
         prop_assert_eq!(beyond.unwrap_err().kind(), ErrorKind::Invalid);
+    }
+}
+
+/// What a climb came to, each node behind all that it names.
+#[derive(Default)]
+struct Climbed {
+    entered: Vec<ChunkId>,
+    met: HashSet<ChunkId>,
+    last: Option<ChunkId>,
+}
+
+impl MapClimber for Climbed {
+    fn enter(&mut self, node: &ChunkId) -> bool {
+        let is_new = !self.met.contains(node);
+        if is_new {
+            self.entered.push(*node);
+        }
+        is_new
+    }
+
+    fn content(&mut self, chunk: &ChunkId) -> Result<()> {
+        self.met.insert(*chunk);
+        Ok(())
+    }
+
+    fn node(&mut self, node: &ChunkId) -> Result<()> {
+        assert_eq!(self.entered.pop().as_ref(), Some(node), "the innermost first");
+        self.met.insert(*node);
+        self.last = Some(*node);
+        Ok(())
     }
 }
 
@@ -398,6 +465,8 @@ fn equal_subtrees_are_not_read_to_be_compared() {
     assert_eq!(diff(&open(a), &open(b)), [123_456]);
     // One path from the root to a leaf, on either side; the leaf is new on one of them.
     assert_eq!(counting.reads.load(Ordering::Relaxed), 7);
+    open(b).climb(&[open(a)], &mut Climbed::default()).unwrap();
+    assert_eq!(counting.reads.load(Ordering::Relaxed), 7 + 7);
 }
 
 #[test]

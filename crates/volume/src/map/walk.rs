@@ -111,7 +111,7 @@ impl DiskMap {
         if root.1 == DiskId::ZERO_ROOT { Vec::new() } else { vec![root] }
     }
 
-    fn read_node(&self, spot: Spot, id: &ChunkId) -> Result<(Chunk, MapNode)> {
+    pub(super) fn read_node(&self, spot: Spot, id: &ChunkId) -> Result<(Chunk, MapNode)> {
         let chunk = self.source().get(KeyContext::MapNode, id)?;
         let node = decode(&chunk, id, spot, self.shape())?;
         Ok((chunk, node))
