@@ -6,7 +6,7 @@
 use silt_format as f;
 use std::{fs, path::PathBuf};
 
-const RECORDS: [f::Record; 16] = [
+const RECORDS: [f::Record; 17] = [
     f::FileHeader::RECORD,
     f::StoreFile::RECORD,
     f::CommitSlot::RECORD,
@@ -23,6 +23,7 @@ const RECORDS: [f::Record; 16] = [
     f::FolderCacheRecord::RECORD,
     f::FileStep::RECORD,
     f::LEASE_RECORD,
+    f::LimitsFile::RECORD,
 ];
 
 fn document() -> String {
@@ -54,6 +55,7 @@ fn every_magic_and_version_is_that_of_the_code() {
         (f::PACK_MAGIC, f::PACK_VERSION, "`packs/<id>.pack`"),
         (f::PACK_TRAILER_MAGIC, f::PACK_VERSION, "its trailer"),
         (f::LEASE_MAGIC, f::LEASE_VERSION, "`leases/<lease>`"),
+        (f::LIMITS_MAGIC, f::LIMITS_VERSION, "`limits`"),
         (f::LAYER_CACHE_MAGIC, f::LAYER_CACHE_VERSION, "`caches/layers/<digest>`"),
         (f::VOLUME_MAGIC, f::VOLUME_VERSION, "`volumes/<id>/header`"),
         (f::DELTA_LOG_MAGIC, f::DELTA_LOG_VERSION, "`volumes/<id>/<delta>/map.log`"),

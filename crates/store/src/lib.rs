@@ -14,6 +14,7 @@ mod lease;
 mod pack;
 mod paths;
 mod reader;
+mod space;
 mod store;
 mod upgrade;
 mod verify;
@@ -30,6 +31,10 @@ pub use ingest::{Ingest, IngestCounts};
 pub use lease::Lease;
 pub use paths::StorePaths;
 pub use reader::{ChunkReader, PackPlace, Places};
+pub use silt_format::{LimitsFile, WhenFull};
+pub use space::{
+    Allowance, Allowed, DeltaSpace, FileSystemSpace, Portions, SpaceAsked, StoreSpace, disk_usage,
+};
 pub use store::{CollectionHeld, Store, StoreTotals};
 pub use upgrade::upgrade_store;
 pub use verify::Findings;

@@ -35,6 +35,11 @@ impl StorePaths {
         self.root.join("commit")
     }
 
+    /// How large the store may become; not there unless something was set.
+    pub fn limits(&self) -> PathBuf {
+        self.root.join("limits")
+    }
+
     /// The folder of packs.
     pub fn packs(&self) -> PathBuf {
         self.root.join("packs")

@@ -112,6 +112,9 @@ fn check_database(shared: &Shared, findings: &mut Findings) -> Result<()> {
     if let Err(error) = catalog::check_commit(&shared.paths, &shared.database) {
         findings.add(error);
     }
+    if let Err(error) = shared.space.limits() {
+        findings.add(error);
+    }
     Ok(())
 }
 

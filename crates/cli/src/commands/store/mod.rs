@@ -1,5 +1,6 @@
 //! `silt store`: the store as a whole, each thing to do in the file of its name.
 
+pub(crate) mod limits;
 mod upgrade;
 
 use super::Context;
@@ -14,11 +15,13 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum StoreCommand {
+    Limits(limits::Args),
     Upgrade(upgrade::Args),
 }
 
 pub(crate) fn run(context: &Context, args: Args) -> Result<()> {
     match args.command {
+        StoreCommand::Limits(args) => limits::run(context, args),
         StoreCommand::Upgrade(args) => upgrade::run(context, args),
     }
 }
