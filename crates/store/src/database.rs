@@ -30,6 +30,11 @@ const READER_CACHE_KIB: i64 = 8 << 10;
 /// Length of a page of the file in bytes, SQLite's default.
 const PAGE_LEN: u64 = 4096;
 
+/// Free space below which nothing is begun where blocks of the file system are shorter than pages of memory. SQLite makes each page
+/// of its shared memory sure by one byte of it, which there is only a part of the page; without space for the rest, the
+/// kernel ends whoever writes to it (SIGBUS). Shared memory is 32 KiB, and once more for each 16 MiB of log.
+const SHORT_BLOCKS_FREE_MIN: u64 = 256 << 10;
+
 /// Gives back so many pages in one transaction: about as many as a thousand new rows touch.
 const GIVE_BACK: &str = "PRAGMA incremental_vacuum(256)";
 
@@ -91,6 +96,7 @@ impl Database {
     /// Makes the tables in the empty file at `path`; harmless where they are there already.
     pub(crate) fn create(path: &Path) -> Result<()> {
         let database = Database::new(path);
+        database.must_have_room_for_shared_memory()?;
         let make = || {
             let connection = database.connect(WRITER_CACHE_KIB, OpenFlags::SQLITE_OPEN_CREATE)?;
             // Before there is a page: so that a collection can give back what it empties, a little at a time.
@@ -111,6 +117,7 @@ impl Database {
             return Err(Error::corrupt(format!("{} is missing", path.display())));
         }
         let database = Database::new(path);
+        database.must_have_room_for_shared_memory()?;
         let (application, version) = database.read("cannot open the database", |connection| {
             let pragma =
                 |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
@@ -135,6 +142,7 @@ impl Database {
     /// The database at `path`, whatever its version.
     pub(crate) fn for_upgrade(path: &Path) -> Result<Database> {
         let database = Database::new(path);
+        database.must_have_room_for_shared_memory()?;
         database.sync_log()?;
         Ok(database)
     }
@@ -218,6 +226,20 @@ impl Database {
         self.path.parent().map_or(Ok(()), durability::sync_dir)
     }
 
+    /// See [`SHORT_BLOCKS_FREE_MIN`]. Costs a system call.
+    fn must_have_room_for_shared_memory(&self) -> Result<()> {
+        let found = rustix::fs::statvfs(&self.path).map_err(io::Error::from);
+        let found = found.context(|| format!("cannot look at {}", self.path.display()))?;
+        let free = found.f_bavail.saturating_mul(found.f_frsize);
+        if found.f_frsize >= PAGE_LEN || free >= SHORT_BLOCKS_FREE_MIN || self.is_read_only {
+            return Ok(());
+        }
+        let path = self.path.display();
+        let message =
+            format!("{path} cannot be used: its file system is full but for {free} bytes");
+        Err(Error::new(ErrorKind::NoSpace, message))
+    }
+
     /// Its log, which is there while somebody has it open, or after they were killed.
     fn log(&self) -> PathBuf {
         let mut log = self.path.clone().into_os_string();
@@ -290,6 +312,7 @@ impl Database {
             let message = format!("{doing}: {} is on a read-only file system", self.path.display());
             return Err(Error::new(ErrorKind::Io, message));
         }
+        self.must_have_room_for_shared_memory()?;
         let failed = |error| self.error(doing, error);
         let mut writer = lock(&self.writer);
         let connection = match writer.take() {

@@ -317,10 +317,11 @@ impl Allowance for SpaceGate {
     /// Costs a look at the file system; with a quota now and then one at every file of the store.
     fn ask(&self, asked: &SpaceAsked) -> Result<Allowed> {
         let limits = self.limits()?;
-        let bounds = match asked.bytes {
-            0 => Vec::new(),
-            _ => self.bounds(&limits, asked)?,
-        };
+        if asked.bytes == 0 {
+            let (delta_max, when_full) = (limits.delta, limits.when_full);
+            return Ok(Allowed { bytes: Ok(0), delta_max, when_full });
+        }
+        let bounds = self.bounds(&limits, asked)?;
         let bytes = match bounds.iter().min_by_key(|bound| bound.room()) {
             Some(tightest) if tightest.room() < asked.bytes => Err(tightest.to_string()),
             tightest => {

@@ -129,6 +129,8 @@ pub(crate) fn reopen(store: &Path, name: &str) -> Result<()> {
     let stop = StopSignal::new()?;
     let exports = vec![ExportAddress::Nbd(Listen::Unix(place.path().join("s")))];
     let limits = silt_engine::Limits::default();
-    let serving = Serving { name: name.parse()?, exports, read_only: false, limits, expect: None };
+    let bounds = silt_engine::VolumeBounds::default();
+    let serving =
+        Serving { name: name.parse()?, exports, read_only: false, limits, bounds, expect: None };
     Engine::open(store, CACHE_SIZE_BYTES)?.serve(&serving, &stop, |_| stop.trigger())
 }
