@@ -7,7 +7,7 @@
 use silt_export::StopSignal;
 use silt_store::WhenFull;
 use silt_sys::iobuf::{IoBuf, IoBufMut};
-use silt_types::{ErrorKind, Result};
+use silt_types::{Error, ErrorKind, Result};
 use silt_volume::{BlockDevice, BlockStatus, Geometry, Volume};
 use std::{
     sync::{
@@ -106,23 +106,28 @@ impl Bounded {
         done
     }
 
+    fn tell_full(&self, error: &Error) {
+        if self.is_told.swap(true, Relaxed) {
+            return;
+        }
+        let what = match self.when_full() {
+            WhenFull::Error => "writes that need space fail",
+            WhenFull::Pause => "writes that need space wait",
+        };
+        (self.told)(&format!("the volume is full, {what}: {}", error.chain()));
+    }
+
+    fn tell_space(&self) {
+        if !self.volume.is_full() && self.is_told.swap(false, Relaxed) {
+            (self.told)("the volume has space again");
+        }
+    }
+
     /// Tells once that the volume is full, and once that it is not any more.
     fn noticed(&self, written: Result<()>) -> Result<()> {
         match &written {
-            Err(error) if error.kind() == ErrorKind::NoSpace => {
-                if !self.is_told.swap(true, Relaxed) {
-                    let what = match self.when_full() {
-                        WhenFull::Error => "writes that need space fail",
-                        WhenFull::Pause => "writes that need space wait",
-                    };
-                    (self.told)(&format!("the volume is full, {what}: {}", error.chain()));
-                }
-            }
-            Ok(()) if self.is_told.load(Relaxed) && !self.volume.is_full() => {
-                if self.is_told.swap(false, Relaxed) {
-                    (self.told)("the volume has space again");
-                }
-            }
+            Err(error) if error.kind() == ErrorKind::NoSpace => self.tell_full(error),
+            Ok(()) if self.is_told.load(Relaxed) => self.tell_space(),
             _ => {}
         }
         written

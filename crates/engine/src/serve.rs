@@ -103,7 +103,10 @@ impl Engine {
         let mut rights = Rights { read: vec![paths.packs()], write: Vec::new() };
         if let Access::Write(writing) = &access {
             rights.write.push(writing.folder());
-            volume.bound_by(self.allowance.clone(), serving.bounds.delta_bytes_max)?;
+            // Where they cannot be read, whoever writes hears of it; reading goes on.
+            let limits = self.store.limits().unwrap_or_default();
+            let delta_bytes_max = serving.bounds.delta_bytes_max;
+            volume.bound_by(self.allowance.clone(), &limits, delta_bytes_max)?;
         }
         volume.read_ahead();
         Ok(Prepared {

@@ -17,7 +17,7 @@ use crate::{
     space::Portions,
     store::{Shared, Store},
 };
-use silt_format::{Codec, PackEntry, PackFooter, RootRecord};
+use silt_format::{Codec, LimitsFile, PackEntry, PackFooter, RootRecord};
 use silt_types::{ChunkId, Error, ErrorKind, LeaseId, Result};
 use std::{
     cell::RefCell,
@@ -140,7 +140,7 @@ impl Store {
             current: Mutex::default(),
             closer: Mutex::default(),
             counts: Counts::default(),
-            space: Portions::new(shared.space.clone()),
+            space: Portions::new(shared.space.clone(), &LimitsFile::default()),
             removals,
             condemned: index::condemned(&shared.database)?,
             lease,

@@ -63,7 +63,7 @@ pub struct Allowed {
 
 /// Somebody who knows how much more a store may take.
 pub trait Allowance: Send + Sync {
-    /// How much somebody may add; who asks for nothing is told the rules. `Corrupt` if the bounds of the store cannot be read: then nothing is added.
+    /// How much somebody may add. `Corrupt` if the bounds of the store cannot be read: then nothing is added.
     fn ask(&self, asked: &SpaceAsked) -> Result<Allowed>;
 }
 
@@ -82,9 +82,11 @@ struct Portion {
 }
 
 impl Portions {
-    /// Nothing was granted yet.
-    pub fn new(allowance: Arc<dyn Allowance>) -> Portions {
-        Portions { allowance, portion: Mutex::default() }
+    /// Nothing was granted yet; the bounds were these a moment ago.
+    pub fn new(allowance: Arc<dyn Allowance>, limits: &LimitsFile) -> Portions {
+        let portion =
+            Portion { delta_max: limits.delta, when_full: limits.when_full, ..Portion::default() };
+        Portions { allowance, portion: Mutex::new(portion) }
     }
 
     /// Takes bytes that are to be added. Where they are a volume's, `delta` tells of its deltas when somebody has to be asked.
@@ -317,13 +319,11 @@ impl Allowance for SpaceGate {
     /// Costs a look at the file system; with a quota now and then one at every file of the store.
     fn ask(&self, asked: &SpaceAsked) -> Result<Allowed> {
         let limits = self.limits()?;
-        if asked.bytes == 0 {
-            let (delta_max, when_full) = (limits.delta, limits.when_full);
-            return Ok(Allowed { bytes: Ok(0), delta_max, when_full });
-        }
         let bounds = self.bounds(&limits, asked)?;
         let bytes = match bounds.iter().min_by_key(|bound| bound.room()) {
-            Some(tightest) if tightest.room() < asked.bytes => Err(tightest.to_string()),
+            Some(tightest) if tightest.room() < asked.bytes => {
+                Err(format!("{} more are needed, and {tightest}", format_size(asked.bytes)))
+            }
             tightest => {
                 let room = tightest.map_or(u64::MAX, Bound::room);
                 let portion = (room / PORTION_DIVISOR).min(PORTION_BYTES_MAX).max(asked.bytes);
@@ -399,7 +399,7 @@ mod tests {
     #[test]
     fn a_portion_is_used_up_before_the_next_one_is_asked_for() {
         let left = Arc::new(Left(AtomicU64::new(100), AtomicU64::new(0)));
-        let portions = Portions::new(left.clone());
+        let portions = Portions::new(left.clone(), &LimitsFile::default());
         let take = |bytes| portions.take(bytes, || Ok(None));
         (0..10).for_each(|_| take(10).unwrap());
         assert_eq!(left.1.load(Relaxed), 1);

@@ -22,7 +22,7 @@ fn round(store: &Store, dir: &Path, is_bounded: bool) -> Result<[u64; 2]> {
         lease: None,
     })?;
     if is_bounded {
-        volume.bound_by(store.allowance(), Some(1 << 40))?;
+        volume.bound_by(store.allowance(), &store.limits()?, Some(1 << 40))?;
     }
     let write_all = || -> Result<u64> {
         let started = Instant::now();

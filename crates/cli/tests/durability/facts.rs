@@ -78,6 +78,11 @@ pub(crate) fn look(store: &Path) -> Result<Look> {
         look.facts.insert(name.to_string(), fact);
         look.disks.insert(name.to_string(), bytes);
     }
+    // The bounds of the store, as if they were one more name.
+    if let Some(quota) = engine.space()?.limits.quota {
+        let fact = Fact { kind: "limits", disk_id: None, size_bytes: quota, bytes: 0 };
+        look.facts.insert("the bounds".to_owned(), fact);
+    }
     Ok(look)
 }
 

@@ -5,7 +5,7 @@
 
 use super::{Layers, Volume};
 use crate::delta::Delta;
-use silt_store::{Allowance, DeltaSpace, Portions, WhenFull};
+use silt_store::{Allowance, DeltaSpace, LimitsFile, Portions, WhenFull};
 use silt_types::{BLOCK_SIZE_BYTES, BlockRange, ErrorKind, Result};
 use std::sync::{
     Arc,
@@ -21,18 +21,17 @@ pub(super) struct Growth {
 
 impl Volume {
     /// From now on space is asked for before the delta grows. What the deltas take together stays within `delta_bytes_max`, or
-    /// where there is none within what the store says. Costs a look at the holes of the delta, if it has some.
+    /// where there is none within what the store says: `limits`, unless it says otherwise later. Costs a look at the holes of the delta, if it has some.
     pub fn bound_by(
         &mut self,
         allowance: Arc<dyn Allowance>,
+        limits: &LimitsFile,
         delta_bytes_max: Option<u64>,
     ) -> Result<()> {
         if let Some(own) = &self.layers().own {
             own.find_holes()?;
         }
-        let (portions, is_full) = (Portions::new(allowance), AtomicBool::new(false));
-        // Only to know the rules: if that fails, whoever writes hears of it.
-        let _ = portions.take(0, || Ok(None));
+        let (portions, is_full) = (Portions::new(allowance, limits), AtomicBool::new(false));
         self.growth = Some(Growth { portions, delta_bytes_max, is_full });
         Ok(())
     }
