@@ -415,7 +415,7 @@ impl Ballast {
         let at = silt.store().join("volumes/ballast");
         let file = File::create(&at).unwrap();
         let free = || {
-            let found = rustix::fs::statvfs(&silt.store()).unwrap();
+            let found = rustix::fs::statvfs(silt.store()).unwrap();
             found.f_bavail * found.f_frsize
         };
         let piece = vec![1; 64 << 10];

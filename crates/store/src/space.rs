@@ -90,7 +90,7 @@ impl Portions {
     }
 
     /// Takes bytes that are to be added. Where they are a volume's, `delta` tells of its deltas when somebody has to be asked.
-    /// `NoSpace`, saying which bound, the numbers and what helps, if they cannot be had.
+    /// `NoSpace`, saying which bound, the numbers and what helps, if they cannot be had. Where nobody can say, they can.
     pub fn take(
         &self,
         bytes: u64,
@@ -99,7 +99,11 @@ impl Portions {
         let mut portion = self.lock();
         let now = Instant::now();
         if portion.bytes < bytes || portion.until.is_none_or(|until| until < now) {
-            let allowed = self.allowance.ask(&SpaceAsked { bytes, delta: delta()? })?;
+            let allowed = match self.allowance.ask(&SpaceAsked { bytes, delta: delta()? }) {
+                // Who knows cannot be asked, as a broker that was killed. The kernel still says when all is full.
+                Err(error) if error.kind() == ErrorKind::Io => return Ok(()),
+                other => other?,
+            };
             (portion.delta_max, portion.when_full) = (allowed.delta_max, allowed.when_full);
             portion.bytes = allowed.bytes.map_err(|why| Error::new(ErrorKind::NoSpace, why))?;
             portion.until = Some(now + PORTION_TIME);
