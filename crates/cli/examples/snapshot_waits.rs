@@ -62,6 +62,7 @@ fn main() -> Result<()> {
         exports,
         read_only: false,
         limits: silt_engine::Limits::default(),
+        bounds: silt_engine::VolumeBounds::default(),
         expect: None,
     };
     let (stop, over) = (StopSignal::new()?, AtomicBool::new(false));

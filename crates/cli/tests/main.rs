@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 mod archives;
+mod bounds;
 mod building;
 mod collecting;
 mod commands;

@@ -23,14 +23,15 @@ impl Engine {
     /// Removes what nothing needs: chunks, and files that killed commands left. Everything else goes on beside it. See
     /// [`silt_store::Store::collect`] for errors and cost.
     pub fn collect(&self, request: &CollectRequest, progress: &dyn Progress) -> Result<Collected> {
-        if !request.dry_run {
-            self.remove_passing_leftovers()?;
+        if request.dry_run {
+            return self.store.collect(request, &Walker::new(self), progress);
         }
+        // What takes no space to remove goes first: the rest may need some.
+        silt_image::drop_dead_caches(&self.store)?;
+        self.remove_passing_leftovers()?;
+        self.remove_dead_folders()?;
         let collected = self.store.collect(request, &Walker::new(self), progress)?;
-        if !request.dry_run {
-            self.remove_dead_folders()?;
-            silt_image::drop_dead_caches(&self.store)?;
-        }
+        silt_image::drop_dead_caches(&self.store)?;
         Ok(collected)
     }
 

@@ -1,7 +1,7 @@
 //! The engine: a store, opened.
 
 use crate::broker::Broker;
-use silt_store::{ChunkSource, Listing, Named, Store, VolumeRecord};
+use silt_store::{Allowance, ChunkSource, Listing, Named, Store, VolumeRecord};
 use silt_types::{Context as _, DiskName, Error, Name, Result};
 use std::{
     path::Path,
@@ -18,6 +18,8 @@ pub struct Engine {
     pub(crate) store: Store,
     /// What disks are read through.
     pub(crate) source: Arc<dyn ChunkSource>,
+    /// Whom those ask that are written, before they grow.
+    pub(crate) allowance: Arc<dyn Allowance>,
     /// Decoded chunks that they keep in memory at most.
     pub(crate) cache_bytes: u64,
 }
@@ -34,14 +36,15 @@ impl Engine {
     }
 
     fn new(store: Store, cache_bytes: u64) -> Engine {
-        Engine { source: Arc::new(store.clone()), store, cache_bytes }
+        let (source, allowance) = (Arc::new(store.clone()), store.allowance());
+        Engine { store, source, allowance, cache_bytes }
     }
 
-    /// The same engine, whose disks find their chunks through a broker and need nothing of this store but its packs. They keep
+    /// The same engine, whose disks find their chunks, and ask for space, through a broker and need nothing of this store but its packs. They keep
     /// at most `cache_bytes` of decoded chunks in memory.
     pub fn reading_through(self, broker: &Broker, cache_bytes: u64) -> Engine {
         let source = Arc::new(self.store.reader(Box::new(broker.clone()), cache_bytes));
-        Engine { source, cache_bytes, ..self }
+        Engine { source, allowance: Arc::new(broker.clone()), cache_bytes, ..self }
     }
 
     /// What a name stands for. `NotFound` if nothing.

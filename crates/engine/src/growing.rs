@@ -1,8 +1,8 @@
 //! Growing a volume under its clients, by an export that can tell them.
 
 use crate::{
-    CloneRequest, Engine, ResizeRequest, Serving, VerifyRequest, control::ControlClient,
-    control::Layering,
+    CloneRequest, Engine, ResizeRequest, Serving, VerifyRequest, VolumeBounds,
+    control::ControlClient, control::Layering,
 };
 use silt_export::{Export, ExportAddress, Limits, StopSignal, nbd::Listen};
 use silt_store::VolumeRecord;
@@ -103,6 +103,7 @@ fn while_served(engine: &Engine, fakes: &[Fake], f: impl FnOnce()) {
         exports: Vec::new(),
         read_only: false,
         limits: Limits::default(),
+        bounds: VolumeBounds::default(),
         expect: None,
     };
     let boxed = |fake: &Fake| Box::new(fake.clone()) as Box<dyn Export>;

@@ -1,7 +1,7 @@
 //! What there is to know of a name, and of the store.
 
 use crate::{
-    control::{ControlClient, ServerStatus},
+    control::{ControlClient, ServerStatus, SpaceStatus},
     engine::Engine,
     freeze::Frozen,
 };
@@ -74,6 +74,8 @@ pub struct NameInfo {
     pub state_id: Option<StateId>,
     /// Who serves it, if anybody does.
     pub served_by: Option<ServedBy>,
+    /// How its server says that it stands with its space, if that may write it.
+    pub space: Option<SpaceStatus>,
 }
 
 /// What a store holds.
@@ -142,6 +144,7 @@ impl Engine {
                 created_ns: image.created_ns,
                 state_id: Some(state_of_disk(&image.disk)),
                 served_by: self.server_of(name)?,
+                space: None,
             }),
             Named::Volume(volume) => self.volume_info(name, volume, map_bytes),
             Named::Snapshot(snapshot) => {
@@ -163,6 +166,7 @@ impl Engine {
                     created_ns: snapshot.created_ns,
                     state_id: Some(snapshot.state),
                     served_by: self.server_of(name)?,
+                    space: None,
                 })
             }
         }
@@ -186,6 +190,7 @@ impl Engine {
         let (volume, disk) = self.open_as_it_is(&volume)?;
         let (blocks_modified, delta_bytes_allocated) =
             (disk.blocks_modified(), disk.delta_bytes_allocated()?);
+        let space = told.as_ref().and_then(|told| told.space.clone());
         let state_id = match (told, &served_by) {
             (Some(told), _) => told.state_id.and_then(|id| id.parse().ok()),
             // Whoever has it is just beginning, just ending, or was asked in vain.
@@ -212,6 +217,7 @@ impl Engine {
             created_ns: volume.created_ns,
             state_id,
             served_by,
+            space,
         })
     }
 

@@ -2,6 +2,8 @@
 //!
 //! Begin at [`Engine`]. Each file below is one thing to do; the work itself is in the crates under this one.
 
+mod bounded;
+mod bounds;
 mod broker;
 mod build;
 mod clone;
@@ -41,12 +43,14 @@ mod upgrade;
 mod verify;
 mod why;
 
+pub use bounds::{Severity, StoreBounds, Warning};
 pub use broker::Broker;
 pub use clone::CloneRequest;
 pub use commit::CommitRequest;
 pub use confinement::Confinement;
 pub use control::{
     CountsStatus, ExportStatus, LimitsStatus, OpStatus, RateStatus, RecentStatus, ServerStatus,
+    SpaceStatus,
 };
 pub use diff::DiskDiff;
 pub use engine::{CACHE_SIZE_BYTES_DEFAULT, Engine};
@@ -60,7 +64,7 @@ pub use resize::ResizeRequest;
 pub use rollback::{RollbackRequest, RolledBack};
 pub use scrub::{ScrubRequest, Scrubbed};
 pub use seal::{Contended, SealReport};
-pub use serve::{Prepared, Served, Serving};
+pub use serve::{Prepared, Served, Serving, VolumeBounds};
 pub use servers::{Servers, StopWhich};
 pub use shares::ImageShare;
 pub use silt_export::{
@@ -77,12 +81,13 @@ pub use silt_image::{
     Owner, RegistryAccess, Source,
 };
 pub use silt_store::{
-    ChunkKind, CollectRequest, Collected, Compression, FrozenDelta, Holder, ImageRecord,
-    IngestCounts, Listing, Named, Sample, SnapshotPurpose, SnapshotRecord, VolumeRecord,
+    ChunkKind, CollectRequest, Collected, Compression, FileSystemSpace, FrozenDelta, Holder,
+    ImageRecord, IngestCounts, LimitsFile, Listing, Named, Sample, SnapshotPurpose, SnapshotRecord,
+    StoreSpace, VolumeRecord, WhenFull,
 };
 pub use silt_sys::process::become_user;
 pub use silt_volume::SealCounts;
-pub use stats::{StoreSpace, StoreStats, WorkUnderWay};
+pub use stats::{SpaceTaken, StoreStats, WorkUnderWay};
 pub use takeover::TakeOver;
 pub use transfer::{ArchiveSource, ArchiveTarget, Transferred};
 pub use upgrade::upgrade_store;

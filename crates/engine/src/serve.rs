@@ -1,6 +1,7 @@
 //! Serving a disk to block clients.
 
 use crate::{
+    bounded::{Bounded, Told},
     broker::Broker,
     confinement::{Confinement, Rights, confine},
     control::{Access, ControlServer, Role, RunFolder, Samples, ServedDisk, Writing, send_passed},
@@ -14,7 +15,7 @@ use silt_export::{
     Export, ExportAddress, Limited, Limits, Metered, SocketFile, StateSource, StopSignal,
 };
 use silt_format::state_of_disk;
-use silt_store::{Named, StorePaths};
+use silt_store::{Named, StorePaths, WhenFull};
 use silt_sys::durability::create_dir;
 use silt_types::{Context as _, DiskName, Error, Name, Result, StateId};
 use silt_volume::{BlockDevice as _, Geometry, Volume, VolumeLock};
@@ -36,8 +37,19 @@ pub struct Serving {
     pub read_only: bool,
     /// What its clients together may take.
     pub limits: Limits,
+    /// How far it may grow.
+    pub bounds: VolumeBounds,
     /// The state that the disk must be in: another one is `Invalid`.
     pub expect: Option<StateId>,
+}
+
+/// How far a volume may grow while it is served, where that is not as the store says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VolumeBounds {
+    /// What its deltas may take, in bytes.
+    pub delta_bytes_max: Option<u64>,
+    /// What a guest meets whose write needs more.
+    pub when_full: Option<WhenFull>,
 }
 
 /// A disk that is being served.
@@ -91,6 +103,10 @@ impl Engine {
         let mut rights = Rights { read: vec![paths.packs()], write: Vec::new() };
         if let Access::Write(writing) = &access {
             rights.write.push(writing.folder());
+            // Where they cannot be read, whoever writes hears of it; reading goes on.
+            let limits = self.store.limits().unwrap_or_default();
+            let delta_bytes_max = serving.bounds.delta_bytes_max;
+            volume.bound_by(self.allowance.clone(), &limits, delta_bytes_max)?;
         }
         volume.read_ahead();
         Ok(Prepared {
@@ -98,6 +114,8 @@ impl Engine {
             kind,
             id,
             limits: serving.limits,
+            when_full: serving.bounds.when_full,
+            told: Box::new(|_| ()),
             cache_bytes: self.cache_bytes,
             volume: Arc::new(volume),
             lock,
@@ -159,6 +177,8 @@ pub struct Prepared {
     kind: &'static str,
     id: String,
     limits: Limits,
+    when_full: Option<WhenFull>,
+    told: Told,
     cache_bytes: u64,
     volume: Arc<Volume>,
     lock: Option<VolumeLock>,
@@ -187,6 +207,11 @@ impl Prepared {
         confine(&self.rights, broker, required)
     }
 
+    /// Lets `told` hear when the volume is full, and when it is not any more.
+    pub fn tell_when_full(&mut self, told: impl Fn(&str) + Send + Sync + 'static) {
+        self.told = Box::new(told);
+    }
+
     /// Serves until `stop` is given; then everything written is durable. Or until another server has asked to take over; then
     /// that is so too, and the clients are its own. `ready` is told once clients are answered.
     pub fn run(self, stop: &StopSignal, ready: impl FnOnce(&Served)) -> Result<()> {
@@ -196,11 +221,13 @@ impl Prepared {
         if let (Some(lock), Some(first)) = (&lock, addresses.first()) {
             lock.note(&format!("{} {first}", std::process::id()))?;
         }
+        let bounded = Bounded::new(volume.clone(), self.when_full, self.told, stop.clone());
+        let bounded = Arc::new(bounded);
         let limited = (!self.limits.are_none())
-            .then(|| Arc::new(Limited::new(volume.clone(), self.limits, stop.clone())));
+            .then(|| Arc::new(Limited::new(bounded.clone(), self.limits, stop.clone())));
         let device = Arc::new(Metered::new(match &limited {
             Some(limited) => limited.clone(),
-            None => volume.clone(),
+            None => bounded.clone(),
         }));
         let served = Arc::new(ServedDisk {
             name: self.name,
@@ -211,6 +238,7 @@ impl Prepared {
             exports: exports.clone(),
             meter: device.meter(),
             limited,
+            bounded,
             stop: stop.clone(),
             access: self.access,
             successor: Arc::clone(&successor),

@@ -1,12 +1,13 @@
 //! What a store takes, and what is going on in it: numbers for reports, not for decisions.
 
 use crate::{engine::Engine, info::StoreInfo, scrub::Scrubbed};
+use silt_store::disk_usage;
 use silt_types::{Context as _, Result};
-use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path};
+use std::{fs, io, os::unix::fs::MetadataExt as _};
 
 /// Bytes that parts of a store take on disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StoreSpace {
+pub struct SpaceTaken {
     /// Packs, those being written too.
     pub packs: u64,
     /// Index and catalog, and their log.
@@ -21,7 +22,7 @@ pub struct StoreSpace {
     pub other: u64,
 }
 
-impl StoreSpace {
+impl SpaceTaken {
     /// All together, as `du` has it.
     pub fn total(&self) -> u64 {
         self.packs + self.database + self.volumes + self.caches + self.quarantine + self.other
@@ -45,7 +46,7 @@ pub struct StoreStats {
     /// What it holds.
     pub info: StoreInfo,
     /// What it takes.
-    pub space: StoreSpace,
+    pub space: SpaceTaken,
     /// Packs that a collection is about to remove.
     pub packs_condemned: u64,
     /// Frozen deltas that are not sealed.
@@ -68,7 +69,7 @@ impl Engine {
         let servers = self.servers()?;
         Ok(StoreStats {
             info: self.store_info()?,
-            space: self.space()?,
+            space: self.space_taken()?,
             packs_condemned: self.store.packs_condemned()?,
             frozen_deltas: frozen.len() as u64,
             servers: (servers.servers.len() + servers.silent.len()) as u64,
@@ -88,13 +89,13 @@ impl Engine {
         Ok(work.collect())
     }
 
-    fn space(&self) -> Result<StoreSpace> {
+    fn space_taken(&self) -> Result<SpaceTaken> {
         let root = self.store.paths().root();
         let own = fs::metadata(root).context(|| format!("cannot look at {}", root.display()))?;
-        let mut space = StoreSpace { other: own.blocks() * 512, ..StoreSpace::default() };
+        let mut space = SpaceTaken { other: own.blocks() * 512, ..SpaceTaken::default() };
         for entry in fs::read_dir(root).context(|| format!("cannot list {}", root.display()))? {
             let entry = entry.context(|| format!("cannot list {}", root.display()))?;
-            let bytes = bytes_below(&entry.path())?;
+            let bytes = taken_by(&entry)?;
             let name = entry.file_name();
             let part = match name.to_string_lossy().as_ref() {
                 "packs" => &mut space.packs,
@@ -111,23 +112,14 @@ impl Engine {
 }
 
 /// What a file, or a folder with all below it, takes on disk. What goes meanwhile takes nothing.
-fn bytes_below(path: &Path) -> Result<u64> {
-    let failed = || format!("cannot look at {}", path.display());
-    let about = match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-        other => other.context(failed)?,
-    };
-    let mut bytes = about.blocks() * 512;
-    if about.is_dir() {
-        let entries = match fs::read_dir(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(bytes),
-            other => other.context(failed)?,
-        };
-        for entry in entries {
-            bytes += bytes_below(&entry.context(failed)?.path())?;
-        }
+fn taken_by(entry: &fs::DirEntry) -> Result<u64> {
+    match entry.metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Ok(about) if about.is_dir() => disk_usage(&entry.path()),
+        other => other
+            .map(|about| about.blocks() * 512)
+            .context(|| format!("cannot look at {}", entry.path().display())),
     }
-    Ok(bytes)
 }
 
 /// For people: a process may be gone, or be of another user.

@@ -7,7 +7,7 @@
 use crate::{
     control::{ControlClient, receive_passed},
     engine::Engine,
-    serve::{Prepared, Serving},
+    serve::{Prepared, Serving, VolumeBounds},
 };
 use silt_export::Limits;
 use silt_types::{DiskName, Error, ErrorKind, Result};
@@ -19,6 +19,8 @@ pub struct TakeOver {
     pub name: DiskName,
     /// What its clients together may take from now on.
     pub limits: Limits,
+    /// How far it may grow from now on.
+    pub bounds: VolumeBounds,
 }
 
 impl Engine {
@@ -56,6 +58,7 @@ impl Engine {
             exports: exports.iter().map(|export| export.address()).collect(),
             read_only: status.read_only,
             limits: taking.limits,
+            bounds: taking.bounds,
             expect: None,
         };
         let opened = self.open_to_serve(&serving)?;

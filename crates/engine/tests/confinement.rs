@@ -124,7 +124,8 @@ fn serving(name: &str, place: &Path) -> Serving {
     let socket = place.join(format!("{name}.nbd"));
     let exports = vec![ExportAddress::Nbd(Listen::Unix(socket))];
     let limits = silt_engine::Limits::default();
-    Serving { name: name.parse().unwrap(), exports, read_only: false, limits, expect: None }
+    let bounds = silt_engine::VolumeBounds::default();
+    Serving { name: name.parse().unwrap(), exports, read_only: false, limits, bounds, expect: None }
 }
 
 fn start(place: &Path, tcp: &TcpListener) -> Child {

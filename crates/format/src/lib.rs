@@ -12,6 +12,7 @@ mod folder_cache;
 mod layer_cache;
 mod layout;
 mod lease_file;
+mod limits_file;
 mod map_node;
 mod pack;
 mod root_record;
@@ -44,6 +45,7 @@ pub use layer_cache::{
 };
 pub use layout::{Field, Record};
 pub use lease_file::{LEASE_MAGIC, LEASE_RECORD, LEASE_VERSION, LeaseFile};
+pub use limits_file::{LIMITS_MAGIC, LIMITS_VERSION, LimitsFile, WhenFull};
 pub use map_node::{
     MAP_LEAF_BLOCKS, MAP_LEVEL_MAX, MAP_NODE_RECORD, MAP_RADIX, MapChildren, MapNode, MapRun,
     map_node_blocks, map_root_level,

@@ -6,7 +6,7 @@
 use silt_format as f;
 use std::{fs, path::PathBuf};
 
-const RECORDS: [f::Record; 20] = [
+const RECORDS: [f::Record; 21] = [
     f::FileHeader::RECORD,
     f::StoreFile::RECORD,
     f::CommitSlot::RECORD,
@@ -27,6 +27,7 @@ const RECORDS: [f::Record; 20] = [
     f::ArchiveFrameHead::RECORD,
     f::ArchivedChunk::RECORD,
     f::ArchiveEnd::RECORD,
+    f::LimitsFile::RECORD,
 ];
 
 fn document() -> String {
@@ -59,6 +60,7 @@ fn every_magic_and_version_is_that_of_the_code() {
         (f::PACK_TRAILER_MAGIC, f::PACK_VERSION, "its trailer"),
         (f::LEASE_MAGIC, f::LEASE_VERSION, "`leases/<lease>`"),
         (f::SCRUB_MAGIC, f::SCRUB_VERSION, "`scrub`"),
+        (f::LIMITS_MAGIC, f::LIMITS_VERSION, "`limits`"),
         (f::LAYER_CACHE_MAGIC, f::LAYER_CACHE_VERSION, "`caches/layers/<digest>`"),
         (f::VOLUME_MAGIC, f::VOLUME_VERSION, "`volumes/<id>/header`"),
         (f::DELTA_LOG_MAGIC, f::DELTA_LOG_VERSION, "`volumes/<id>/<delta>/map.log`"),

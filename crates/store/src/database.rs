@@ -11,6 +11,7 @@ use silt_types::{Context as _, Error, ErrorKind, Result};
 use std::{
     fs::File,
     io,
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -28,6 +29,11 @@ const READER_CACHE_KIB: i64 = 8 << 10;
 
 /// Length of a page of the file in bytes, SQLite's default.
 pub(crate) const PAGE_LEN: u64 = 4096;
+
+/// Free space below which nothing is begun where blocks of the file system are shorter than pages of memory. SQLite makes each page
+/// of its shared memory sure by one byte of it, which there is only a part of the page; without space for the rest, the
+/// kernel ends whoever writes to it (SIGBUS). Shared memory is 32 KiB, and once more for each 16 MiB of log.
+const SHORT_BLOCKS_FREE_MIN: u64 = 256 << 10;
 
 /// Gives back so many pages in one transaction: about as many as a thousand new rows touch.
 const GIVE_BACK: &str = "PRAGMA incremental_vacuum(256)";
@@ -68,6 +74,8 @@ CREATE TABLE IF NOT EXISTS grave (
 /// The connections of this process to the database.
 pub(crate) struct Database {
     path: PathBuf,
+    /// Nothing can be written where it lies: it is read as it is.
+    is_read_only: bool,
     writer: Mutex<Option<Connection>>,
     readers: Mutex<Vec<Connection>>,
 }
@@ -88,6 +96,7 @@ impl Database {
     /// Makes the tables in the empty file at `path`; harmless where they are there already.
     pub(crate) fn create(path: &Path) -> Result<()> {
         let database = Database::new(path);
+        database.must_have_room_for_shared_memory()?;
         let make = || {
             let connection = database.connect(WRITER_CACHE_KIB, OpenFlags::SQLITE_OPEN_CREATE)?;
             // Before there is a page: so that a collection can give back what it empties, a little at a time.
@@ -108,6 +117,7 @@ impl Database {
             return Err(Error::corrupt(format!("{} is missing", path.display())));
         }
         let database = Database::new(path);
+        database.must_have_room_for_shared_memory()?;
         let (application, version) = database.read("cannot open the database", |connection| {
             let pragma =
                 |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
@@ -132,6 +142,7 @@ impl Database {
     /// The database at `path`, whatever its version.
     pub(crate) fn for_upgrade(path: &Path) -> Result<Database> {
         let database = Database::new(path);
+        database.must_have_room_for_shared_memory()?;
         database.sync_log()?;
         Ok(database)
     }
@@ -202,8 +213,10 @@ impl Database {
     /// Makes durable what can be seen. A process that was killed inside a commit may have left it in the log, where the
     /// next one finds it whole but not synced; nothing may be built on that. Costs nothing where there is no log.
     fn sync_log(&self) -> Result<()> {
-        let mut log = self.path.clone().into_os_string();
-        log.push("-wal");
+        if self.is_read_only {
+            return Ok(());
+        }
+        let log = self.log();
         let failed = || "cannot sync the log of the database".to_owned();
         match File::open(&log) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -218,8 +231,49 @@ impl Database {
         self.path.parent().map_or(Ok(()), durability::sync_dir)
     }
 
+    /// See [`SHORT_BLOCKS_FREE_MIN`]. Costs a system call.
+    fn must_have_room_for_shared_memory(&self) -> Result<()> {
+        let found = rustix::fs::statvfs(&self.path).map_err(io::Error::from);
+        let found = found.context(|| format!("cannot look at {}", self.path.display()))?;
+        let free = found.f_bavail.saturating_mul(found.f_frsize);
+        if found.f_frsize >= PAGE_LEN || free >= SHORT_BLOCKS_FREE_MIN || self.is_read_only {
+            return Ok(());
+        }
+        let path = self.path.display();
+        let message =
+            format!("{path} cannot be used: its file system is full but for {free} bytes");
+        Err(Error::new(ErrorKind::NoSpace, message))
+    }
+
+    /// Its log, which is there while somebody has it open, or after they were killed.
+    fn log(&self) -> PathBuf {
+        let mut log = self.path.clone().into_os_string();
+        log.push("-wal");
+        log.into()
+    }
+
+    /// Its path as SQLite takes it with options: whatever may mean something else there is written as a number.
+    fn uri(&self, is_immutable: bool) -> String {
+        let path = std::path::absolute(&self.path).unwrap_or_else(|_| self.path.clone());
+        let mut uri = String::from("file://");
+        for byte in path.as_os_str().as_bytes() {
+            match byte {
+                b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => {
+                    uri.push(char::from(*byte));
+                }
+                other => uri.push_str(&format!("%{other:02X}")),
+            }
+        }
+        uri + if is_immutable { "?immutable=1" } else { "" }
+    }
+
     fn new(path: &Path) -> Database {
-        Database { path: path.to_owned(), writer: Mutex::default(), readers: Mutex::default() }
+        Database {
+            path: path.to_owned(),
+            is_read_only: durability::is_on_read_only(path),
+            writer: Mutex::default(),
+            readers: Mutex::default(),
+        }
     }
 
     /// Reads with a connection of its own; sees everything committed before. `doing` says what for, in errors.
@@ -259,6 +313,11 @@ impl Database {
         doing: &str,
         f: impl FnOnce(&Transaction<'_>) -> Result<T>,
     ) -> Result<T> {
+        if self.is_read_only {
+            let message = format!("{doing}: {} is on a read-only file system", self.path.display());
+            return Err(Error::new(ErrorKind::Io, message));
+        }
+        self.must_have_room_for_shared_memory()?;
         let failed = |error| self.error(doing, error);
         let mut writer = lock(&self.writer);
         let connection = match writer.take() {
@@ -316,9 +375,19 @@ impl Database {
         }
     }
 
+    /// On a read-only file system SQLite cannot make the files by which it takes turns, and is told that nobody else writes;
+    /// where they are there it can use them, and then somebody may.
     fn connect(&self, cache_kib: i64, extra: OpenFlags) -> rusqlite::Result<Connection> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | extra;
-        let connection = Connection::open_with_flags(&self.path, flags)?;
+        let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | extra;
+        let connection = match self.is_read_only {
+            false => {
+                Connection::open_with_flags(&self.path, flags | OpenFlags::SQLITE_OPEN_READ_WRITE)?
+            }
+            true => {
+                let flags = flags | OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+                Connection::open_with_flags(self.uri(!self.log().exists()), flags)?
+            }
+        };
         connection.busy_timeout(WRITER_WAIT)?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "cache_size", -cache_kib)?;

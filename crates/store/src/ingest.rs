@@ -14,10 +14,11 @@ use crate::{
     index,
     lease::Lease,
     pack::PackWriter,
+    space::Portions,
     store::{Shared, Store},
     stored::StoredChunk,
 };
-use silt_format::{ArchivedChunk, Codec, PackFooter, RootRecord};
+use silt_format::{ArchivedChunk, Codec, LimitsFile, PackEntry, PackFooter, RootRecord};
 use silt_types::{ChunkId, Error, ErrorKind, LeaseId, Result};
 use std::{
     cell::RefCell,
@@ -37,6 +38,9 @@ pub(crate) const PACK_SIZE_BYTES_TARGET: u64 = 64 << 20;
 /// Or at this many chunks, which bounds the memory that its ids and its footer take.
 pub(crate) const PACK_CHUNKS_TARGET: usize = 1 << 14;
 
+/// What a chunk takes beside its bytes: its entry in the pack, and its row in the database and in the log of that.
+const CHUNK_BYTES_BESIDE: u64 = PackEntry::LEN as u64 + 2 * 150;
+
 /// Work that adds to a store. Dropped before [`Ingest::publish_image`], it leaves nothing visible.
 pub struct Ingest {
     shared: Arc<Shared>,
@@ -45,6 +49,7 @@ pub struct Ingest {
     current: Mutex<Option<PackWriter>>,
     closer: Mutex<Option<Closer>>,
     counts: Counts,
+    space: Portions,
     removals: u64,
     /// Packs whose chunks do not count as stored. Those that are condemned from here on wait for the lease.
     condemned: HashSet<i64>,
@@ -136,6 +141,7 @@ impl Store {
             current: Mutex::default(),
             closer: Mutex::default(),
             counts: Counts::default(),
+            space: Portions::new(shared.space.clone(), &LimitsFile::default()),
             removals,
             condemned: index::condemned(&shared.database)?,
             lease,
@@ -255,6 +261,7 @@ impl Ingest {
     }
 
     fn append(&self, kind: u8, id: ChunkId, codec: Codec, stored: &[u8], len: usize) -> Result<()> {
+        self.space.take(stored.len() as u64 + CHUNK_BYTES_BESIDE, || Ok(None))?;
         let mut current = lock(&self.current);
         let writer = match &mut *current {
             Some(writer) => writer,

@@ -26,7 +26,8 @@ const WORK_PAUSE: Duration = Duration::from_millis(20);
 pub struct Lease {
     id: LeaseId,
     path: PathBuf,
-    file: File,
+    /// None on a read-only file system.
+    file: Option<File>,
     /// Whether the file says something.
     has_said: Mutex<bool>,
 }
@@ -38,10 +39,22 @@ impl Lease {
         let id = LeaseId::from_bytes(durability::random_bytes()?);
         let path = paths.leases().join(id.to_string());
         let file = durability::create_file(&path)?;
-        let lease = Lease { id, path, file, has_said: Mutex::new(false) };
-        lease.file.lock().context(|| format!("cannot lock the lease {}", lease.path.display()))?;
+        file.lock().context(|| format!("cannot lock the lease {}", path.display()))?;
+        let lease = Lease { id, path, file: Some(file), has_said: Mutex::new(false) };
         lease.say(None)?;
         Ok(lease)
+    }
+
+    /// As [`Lease::take`], for who only reads: where nothing can be written, nothing is collected, and no file is needed.
+    fn take_to_read(paths: &StorePaths) -> Result<Lease> {
+        match Lease::take(paths) {
+            Err(_) if durability::is_on_read_only(&paths.leases()) => {
+                let id = LeaseId::from_bytes(durability::random_bytes()?);
+                let path = paths.leases().join(id.to_string());
+                Ok(Lease { id, path, file: None, has_said: Mutex::new(false) })
+            }
+            other => other,
+        }
     }
 
     /// Its id, by which others can ask whether it is held.
@@ -61,9 +74,10 @@ impl Lease {
     }
 
     fn say(&self, reads: Option<Vec<DiskId>>) -> Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
         let content = LeaseFile { pid: std::process::id(), reads }.encode(self.id);
         let mut has_said = self.has_said.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = self.file.write_all_at(&content, 0);
+        let written = file.write_all_at(&content, 0);
         match written.context(|| format!("cannot write the lease {}", self.path.display())) {
             // Where nothing can be written, one that says nothing is as good: it may need anything.
             Err(error) if error.kind() == ErrorKind::NoSpace && !*has_said => Ok(()),
@@ -77,9 +91,9 @@ impl Lease {
 
 impl Store {
     /// Takes a lease for work in progress, which ends with its holder. To be taken before the catalog is asked for what the
-    /// work is about.
+    /// work is about. On a read-only file system there is one all the same, for who reads.
     pub fn lease(&self) -> Result<Lease> {
-        Lease::take(self.paths())
+        Lease::take_to_read(self.paths())
     }
 
     /// The leases that others hold: the process, as it says itself, and whether it only reads disks that it has named. For people.
@@ -159,7 +173,8 @@ pub(crate) fn look_at(paths: &StorePaths, id: LeaseId) -> Result<Option<HeldLeas
 /// The right to collect, which one process at a time has, or to verify, which many may have meanwhile nobody collects.
 #[derive(Debug)]
 pub(crate) struct WorkLock {
-    _file: File,
+    /// None on a read-only file system, where nobody can collect.
+    _file: Option<File>,
 }
 
 impl WorkLock {
@@ -170,7 +185,10 @@ impl WorkLock {
 
     /// The right to rely on that nobody collects.
     pub(crate) fn shared(paths: &StorePaths, until: Instant) -> Result<WorkLock> {
-        WorkLock::take(paths, until, File::try_lock_shared)
+        match WorkLock::take(paths, until, File::try_lock_shared) {
+            Err(_) if durability::is_on_read_only(&paths.leases()) => Ok(WorkLock { _file: None }),
+            other => other,
+        }
     }
 
     fn take(
@@ -205,7 +223,7 @@ impl WorkLock {
         // For people; nothing relies on it.
         let note = format!("{:<16}", std::process::id());
         let _ = file.write_all_at(note.as_bytes(), 0);
-        Ok(WorkLock { _file: file })
+        Ok(WorkLock { _file: Some(file) })
     }
 }
 

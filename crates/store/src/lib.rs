@@ -16,6 +16,7 @@ mod paths;
 mod quarantine;
 mod reader;
 mod repair;
+mod space;
 mod store;
 mod stored;
 mod upgrade;
@@ -35,6 +36,10 @@ pub use paths::StorePaths;
 pub use quarantine::quarantine;
 pub use reader::{ChunkReader, PackPlace, Places};
 pub use repair::{Healed, Rebuild, Salvaged, mend_layout};
+pub use silt_format::{LimitsFile, WhenFull};
+pub use space::{
+    Allowance, Allowed, DeltaSpace, FileSystemSpace, Portions, SpaceAsked, StoreSpace, disk_usage,
+};
 pub use store::{CollectionHeld, Store, StoreTotals};
 pub use stored::StoredChunk;
 pub use upgrade::upgrade_store;

@@ -45,6 +45,11 @@ impl StorePaths {
         self.leases().join("scrub")
     }
 
+    /// How large the store may become; not there unless something was set.
+    pub fn limits(&self) -> PathBuf {
+        self.root.join("limits")
+    }
+
     /// The folder of packs.
     pub fn packs(&self) -> PathBuf {
         self.root.join("packs")

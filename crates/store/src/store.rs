@@ -9,6 +9,7 @@ use crate::{
     pack::PackFiles,
     paths::StorePaths,
     reader::{ChunkReader, IndexPlaces, PackPlace, Places},
+    space::SpaceGate,
 };
 use silt_format::{CommitSlot, StoreFile};
 use silt_sys::durability;
@@ -38,6 +39,7 @@ pub(crate) struct Shared {
     pub(crate) database: Arc<Database>,
     pub(crate) index: IndexPlaces,
     pub(crate) reader: ChunkReader,
+    pub(crate) space: Arc<SpaceGate>,
 }
 
 /// While this lives, no collection begins.
@@ -74,7 +76,8 @@ impl Store {
         let index = IndexPlaces::new(database.clone());
         let (packs, places) = (PackFiles::new(paths.clone()), Box::new(index.clone()));
         let reader = ChunkReader::new(domain.clone(), packs, places, cache_bytes);
-        let shared = Shared { id: about.id, paths, domain, database, index, reader };
+        let space = Arc::new(SpaceGate::new(about.id, paths.clone()));
+        let shared = Shared { id: about.id, paths, domain, database, index, reader, space };
         Ok(Store { shared: Arc::new(shared) })
     }
 
@@ -338,11 +341,12 @@ fn make_with_parents(root: &Path) -> Result<()> {
 }
 
 fn refuse_foreign_files(paths: &StorePaths) -> Result<()> {
-    const OURS: [&str; 11] = [
+    const OURS: [&str; 12] = [
         "catalog.db",
         "catalog.db-wal",
         "catalog.db-shm",
         "commit",
+        "limits",
         "packs",
         "leases",
         "volumes",

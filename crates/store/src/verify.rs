@@ -25,6 +25,8 @@ use std::{
 pub enum Damaged {
     /// The database, or a row of it.
     Database,
+    /// The bounds of the store.
+    Limits,
     /// What a pack says of itself, or all of it.
     Pack(PackId),
     /// A chunk in a pack.
@@ -103,7 +105,7 @@ impl Findings {
     /// The packs of which something is damaged.
     pub fn damaged_packs(&self) -> HashSet<PackId> {
         let packs = self.found.iter().filter_map(|finding| match finding.damaged {
-            Damaged::Database => None,
+            Damaged::Database | Damaged::Limits => None,
             Damaged::Pack(pack) | Damaged::Chunk(pack, _) => Some(pack),
         });
         packs.collect()
@@ -211,6 +213,9 @@ fn check_database(shared: &Shared, findings: &mut Findings) -> Result<()> {
     }
     if let Err(error) = catalog::check_commit(&shared.paths, &shared.database) {
         findings.add(Damaged::Database, error);
+    }
+    if let Err(error) = shared.space.limits() {
+        findings.add(Damaged::Limits, error);
     }
     Ok(())
 }

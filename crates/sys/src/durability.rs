@@ -69,6 +69,11 @@ pub fn create_dir(path: &Path) -> Result<bool> {
     Ok(true)
 }
 
+/// Whether nothing can be written here since the file system is read-only.
+pub fn is_on_read_only(path: &Path) -> bool {
+    rustix::fs::access(path, rustix::fs::Access::WRITE_OK) == Err(rustix::io::Errno::ROFS)
+}
+
 /// Makes the names in a folder durable. Costs one fsync.
 pub fn sync_dir(path: &Path) -> Result<()> {
     let dir = File::open(path).context(|| format!("cannot open the folder {}", path.display()))?;

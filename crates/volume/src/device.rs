@@ -57,6 +57,12 @@ pub trait BlockDevice: Send + Sync {
     /// Writes `buf` at `offset`. Durable only after the next [`BlockDevice::flush`]. `NoSpace` when the store is full.
     fn writev_at(&self, buf: IoBuf<'_>, offset: u64) -> Result<()>;
 
+    /// As [`BlockDevice::writev_at`] if that is not to wait, for its turn or for space; otherwise answers false, and the bytes are
+    /// as they were or as they are to be. A server does such writes on the spot and hands the others to a pool.
+    fn write_hot(&self, buf: IoBuf<'_>, offset: u64) -> Result<bool> {
+        self.writev_at(buf, offset).map(|()| true)
+    }
+
     /// [`BlockDevice::readv_at`] into one piece of memory.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         self.readv_at(buf.into(), offset)

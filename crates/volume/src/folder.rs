@@ -91,7 +91,8 @@ impl VolumeLock {
         let path = dir.join(LOCK_NAME);
         let file = match durability::create_file(&path) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                let open = OpenOptions::new().read(true).write(true).open(&path);
+                let write = !durability::is_on_read_only(&path);
+                let open = OpenOptions::new().read(true).write(write).open(&path);
                 open.context(|| format!("cannot open {}", path.display()))?
             }
             other => other?,

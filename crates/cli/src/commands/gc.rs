@@ -64,6 +64,11 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode> {
             done.waiting_for.join(", ")
         ));
     }
+    if done.is_short_of_space {
+        warn(
+            "silt: there is too little free space to move all that is worth it: once there is more, `silt gc` goes on",
+        );
+    }
     if done.missing > 0 {
         let missing = done.missing;
         warn(&format!("silt: {missing} chunks that are needed are not there: see `silt verify`"));
@@ -97,6 +102,7 @@ fn document(done: &Collected, dry_run: bool, seconds: f64) -> Value {
         "bytes_removed": done.bytes_removed,
         "bytes_written": done.bytes_written,
         "bytes_freed": bytes_freed(done),
+        "short_of_space": done.is_short_of_space,
         "damaged": done.damaged,
         "seconds": seconds,
     })

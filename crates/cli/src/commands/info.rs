@@ -1,13 +1,13 @@
 //! `silt info`: what there is to know of a name, or of the store.
 
-use super::Context;
 use super::image_config::{config_document, config_lines};
+use super::{Context, ps, store::limits};
 use crate::{
-    output::{print, time},
+    output::{print, time, warn},
     shares,
 };
 use serde_json::{Value, json};
-use silt_engine::{NameInfo, StoreInfo};
+use silt_engine::{NameInfo, StoreBounds, StoreInfo, Warning};
 use silt_types::{BLOCK_SIZE_BYTES, Error, ErrorKind, Result, format_size};
 use std::path::PathBuf;
 
@@ -41,8 +41,12 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<()> {
             print(context.json, || name_document(&info), || name_text(&info))
         }
         [] => {
-            let info = context.engine()?.store_info()?;
-            print(context.json, || store_document(&info), || store_text(&info))
+            let engine = context.engine()?;
+            let info = engine.store_info()?;
+            // A server that does not answer keeps nobody from looking.
+            let bounds = engine.bounds(&engine.servers()?.servers)?;
+            bounds.warnings.iter().for_each(|warning| warn(&warning_text(warning)));
+            print(context.json, || store_document(&info, &bounds), || store_text(&info, &bounds))
         }
         _ => Err(Error::new(ErrorKind::Usage, "more than one name: give one, or --graph FILE")),
     }
@@ -72,6 +76,7 @@ fn name_document(info: &NameInfo) -> Value {
         "frozen_deltas": info.frozen_deltas,
         "created": time(info.created_ns),
         "served_by": served_by,
+        "space": info.space.as_ref().map(ps::space),
         "config": info.config.as_deref().map(config_document),
     })
 }
@@ -132,11 +137,36 @@ fn name_text(info: &NameInfo) -> String {
             }),
         ));
     }
+    if let Some(space) = &info.space {
+        let max = space.delta_bytes_max.map_or("without a limit".to_owned(), |max| {
+            format!("of {} that its deltas may take", format_size(max))
+        });
+        let state = match (space.waiting, space.is_full) {
+            (1.., _) => format!("full, {} writes wait; ", space.waiting),
+            (0, true) => "full; ".to_owned(),
+            (0, false) => String::new(),
+        };
+        lines.push(("space", format!("{state}{} {max}", format_size(space.delta_bytes))));
+    }
     lines.iter().map(|(key, value)| format!("{key:<12} {value}\n")).collect()
 }
 
-fn store_document(info: &StoreInfo) -> Value {
+fn warning_text(warning: &Warning) -> String {
+    format!("{}: {}", warning.severity.as_str(), warning.message)
+}
+
+fn store_document(info: &StoreInfo, bounds: &StoreBounds) -> Value {
+    let warning = |warning: &Warning| {
+        json!({
+            "bound": warning.bound,
+            "volume": warning.volume,
+            "severity": warning.severity.as_str(),
+            "message": warning.message,
+        })
+    };
     json!({
+        "space": limits::document(&bounds.space),
+        "warnings": bounds.warnings.iter().map(warning).collect::<Vec<_>>(),
         "chunks": info.chunks,
         "packs": info.packs,
         "bytes_logical": info.bytes_logical,
@@ -154,7 +184,13 @@ fn store_document(info: &StoreInfo) -> Value {
     })
 }
 
-fn store_text(info: &StoreInfo) -> String {
+fn store_text(info: &StoreInfo, bounds: &StoreBounds) -> String {
+    let space = &bounds.space;
+    let quota = space.limits.quota.map(|quota| format!(" of a quota of {}", format_size(quota)));
+    let free = space.file_system.map(|all| {
+        let (free, reserve) = (format_size(all.bytes_free), format_size(space.reserve()));
+        ("free", format!("{free} on its file system, {reserve} of them in reserve"))
+    });
     let saved = |what: &str, before: u64, after: u64| {
         let bytes = before.saturating_sub(after);
         // Nothing is saved on nothing.
@@ -175,8 +211,10 @@ fn store_text(info: &StoreInfo) -> String {
         ("  file data", format_size(info.bytes_unique_file_data)),
         ("  metadata", format_size(info.bytes_metadata)),
         ("stored", format!("{} in {} packs", format_size(info.bytes_stored), info.packs)),
+        ("on disk", format!("{}{}", format_size(space.bytes_on_disk), quota.unwrap_or_default())),
     ];
-    let rows: String = rows.iter().map(|(key, value)| format!("{key:<12} {value}\n")).collect();
+    let rows: String =
+        rows.iter().chain(&free).map(|(key, value)| format!("{key:<12} {value}\n")).collect();
     rows + &saved("dedup", info.bytes_nonzero, info.bytes_unique)
         + &saved("compression", info.bytes_unique, info.bytes_stored)
 }

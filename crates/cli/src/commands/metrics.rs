@@ -2,7 +2,7 @@
 
 use super::Context;
 use crate::output::{print, warn};
-use silt_engine::{Engine, ServerStatus};
+use silt_engine::{Engine, ServerStatus, SpaceStatus, StoreBounds};
 use silt_types::Result;
 use std::fmt::Write as _;
 
@@ -22,7 +22,8 @@ pub(crate) fn run(context: &Context, _args: Args) -> Result<()> {
     for silent in &served.silent {
         warn(&format!("silt: {}", silent.chain()));
     }
-    let text = || exposition(&served.servers, served.silent.len());
+    let bounds = engine.bounds(&served.servers)?;
+    let text = || exposition(&served.servers, served.silent.len()) + &store_exposition(&bounds);
     print(context.json, || serde_json::json!({ "metrics": text() }), text)
 }
 
@@ -39,12 +40,18 @@ fn one(value: f64) -> Vec<(String, f64)> {
     vec![(String::new(), value)]
 }
 
+/// A number of a disk that is written; none where there is none.
+fn of_space(server: &ServerStatus, value: fn(&SpaceStatus) -> Option<u64>) -> Vec<(String, f64)> {
+    let value = server.space.as_ref().and_then(value);
+    value.map(|value| (String::new(), value as f64)).into_iter().collect()
+}
+
 fn each(server: &ServerStatus, value: fn(&silt_engine::OpStatus) -> u64) -> Vec<(String, f64)> {
     let kinds = server.counts.kinds();
     kinds.map(|(kind, op)| (format!(",operation=\"{kind}\""), value(&op) as f64)).into()
 }
 
-const FAMILIES: [Family; 11] = [
+const FAMILIES: [Family; 15] = [
     Family {
         name: "siltstone_disk_operations_total",
         kind: "counter",
@@ -102,6 +109,30 @@ const FAMILIES: [Family; 11] = [
         values: |server| one(f64::from(u8::from(server.read_only))),
     },
     Family {
+        name: "siltstone_disk_full",
+        kind: "gauge",
+        help: "Whether the last write that needed space was refused.",
+        values: |server| of_space(server, |space| Some(space.is_full.into())),
+    },
+    Family {
+        name: "siltstone_disk_writes_waiting",
+        kind: "gauge",
+        help: "Writes that wait for space.",
+        values: |server| of_space(server, |space| Some(space.waiting)),
+    },
+    Family {
+        name: "siltstone_disk_delta_bytes",
+        kind: "gauge",
+        help: "Space that the deltas take.",
+        values: |server| of_space(server, |space| Some(space.delta_bytes)),
+    },
+    Family {
+        name: "siltstone_disk_delta_limit_bytes",
+        kind: "gauge",
+        help: "Space that the deltas may take.",
+        values: |server| of_space(server, |space| space.delta_bytes_max),
+    },
+    Family {
         name: "siltstone_disk_frozen_deltas",
         kind: "gauge",
         help: "Frozen deltas that are read through.",
@@ -140,6 +171,42 @@ fn exposition(servers: &[ServerStatus], silent: usize) -> String {
     line(format_args!("# HELP siltstone_servers_silent Servers that live and do not answer."));
     line(format_args!("# TYPE siltstone_servers_silent gauge"));
     line(format_args!("siltstone_servers_silent {silent}"));
+    text
+}
+
+/// What there is to tell of the store as a whole. What has no value has no line.
+fn store_exposition(bounds: &StoreBounds) -> String {
+    let space = &bounds.space;
+    let file_system = space.file_system;
+    let gauges = [
+        ("bytes", "Space that the store takes.", Some(space.bytes_on_disk)),
+        ("quota_bytes", "Space that it may take.", space.limits.quota),
+        ("reserve_bytes", "What is to stay free on its file system.", Some(space.reserve())),
+        ("free_bytes", "What is free there.", file_system.map(|all| all.bytes_free)),
+        ("file_system_bytes", "Length of that file system.", file_system.map(|all| all.bytes)),
+    ];
+    let mut text = String::new();
+    let mut line = |line: std::fmt::Arguments<'_>| {
+        let _ = writeln!(text, "{line}");
+    };
+    for (name, help, value) in gauges {
+        line(format_args!("# HELP siltstone_store_{name} {help}"));
+        line(format_args!("# TYPE siltstone_store_{name} gauge"));
+        if let Some(value) = value {
+            line(format_args!("siltstone_store_{name} {value}"));
+        }
+    }
+    line(format_args!(
+        "# HELP siltstone_store_warning Something that a bound is soon in the way of."
+    ));
+    line(format_args!("# TYPE siltstone_store_warning gauge"));
+    for warning in &bounds.warnings {
+        let (bound, severity) = (warning.bound, warning.severity.as_str());
+        let volume = escaped(warning.volume.as_deref().unwrap_or_default());
+        line(format_args!(
+            "siltstone_store_warning{{bound=\"{bound}\",severity=\"{severity}\",volume=\"{volume}\"}} 1"
+        ));
+    }
     text
 }
 

@@ -3,7 +3,9 @@
 use super::Context;
 use crate::output::{print, table, time, warn};
 use serde_json::{Map, Value, json};
-use silt_engine::{CountsStatus, ExportStatus, RateStatus, RecentStatus, ServerStatus};
+use silt_engine::{
+    CountsStatus, ExportStatus, RateStatus, RecentStatus, ServerStatus, SpaceStatus,
+};
 use silt_types::{Result, format_size};
 
 /// List what is served: by which process, where, to how many clients, and how much they do.
@@ -42,7 +44,7 @@ fn rows(server: &ServerStatus) -> Vec<Vec<String>> {
         let bytes = recent.counts.read.bytes + recent.counts.write.bytes;
         vec![
             once(server.name.clone()),
-            once(if server.read_only { "read-only" } else { "writable" }.to_owned()),
+            once(mode(server)),
             once(server.pid.to_string()),
             export.protocol.clone(),
             export.address.clone(),
@@ -53,6 +55,26 @@ fn rows(server: &ServerStatus) -> Vec<Vec<String>> {
         ]
     };
     server.exports.iter().enumerate().map(row).collect()
+}
+
+fn mode(server: &ServerStatus) -> String {
+    match &server.space {
+        None if server.read_only => "read-only".to_owned(),
+        Some(space) if space.waiting > 0 => format!("full, {} wait", space.waiting),
+        Some(space) if space.is_full => "full".to_owned(),
+        _ => "writable".to_owned(),
+    }
+}
+
+/// How a volume stands with its space, as JSON has it.
+pub(crate) fn space(space: &SpaceStatus) -> Value {
+    json!({
+        "delta_bytes": space.delta_bytes,
+        "delta_bytes_max": space.delta_bytes_max,
+        "when_full": space.when_full,
+        "is_full": space.is_full,
+        "waiting": space.waiting,
+    })
 }
 
 /// A server as JSON has it.
@@ -87,6 +109,7 @@ pub(crate) fn document(server: &ServerStatus) -> Value {
         "waited_seconds": server.waited_ns as f64 / 1e9,
         "rates": rates(&server.recent),
         "rates_since_start": rates(&server.since_start()),
+        "space": server.space.as_ref().map(space),
         "frozen_deltas": server.frozen_deltas,
         "generation": server.generation,
         "state_id": server.state_id,

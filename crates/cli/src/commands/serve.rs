@@ -1,11 +1,11 @@
 //! `silt serve`: a disk for block clients, in the foreground.
 
-use super::Context;
+use super::{Context, store::limits::parse_when_full};
 use crate::output::{fail, print, warn};
 use serde_json::json;
 use silt_engine::{
     Access, CACHE_SIZE_BYTES_DEFAULT, Confinement, ExportAddress, FileAddress, Limits, Rate,
-    Served, Serving, StopSignal, TakeOver, become_user,
+    Served, Serving, StopSignal, TakeOver, VolumeBounds, WhenFull, become_user,
 };
 use silt_types::{Error, ErrorKind, Result, format_size, parse_size};
 use std::{path::PathBuf, process::ExitCode};
@@ -22,6 +22,7 @@ use std::{path::PathBuf, process::ExitCode};
   silt serve debian --nbd ./debian.sock --read-only
   silt serve vm1 --take-over                 by a new version of silt, under live clients
   silt serve vm1 --nbd vm1.sock --iops 2000:20000 --bandwidth 100M:1G
+  silt serve vm1 --nbd vm1.sock --delta-max 20G --when-full pause
   silt serve vm1 --nbd vm1.sock --expect \"$(cat vm1.state)\"
   silt serve vm1 --fuse ./vm1.img            a raw file: for Firecracker, loop devices, any program
 
@@ -59,6 +60,13 @@ pub(crate) struct Args {
     /// are possible, and those behind them wait.
     #[arg(long, value_name = "SIZE[:BURST]")]
     bandwidth: Option<String>,
+    /// What the volume's deltas may take while this serves it, instead of what 'silt store limits' says.
+    #[arg(long, value_name = "SIZE")]
+    delta_max: Option<String>,
+    /// What a guest meets whose write needs space that there is not: 'error' (ENOSPC), or 'pause' until there is. Instead of
+    /// what 'silt store limits' says.
+    #[arg(long, value_name = "HOW", value_parser = parse_when_full)]
+    when_full: Option<WhenFull>,
     /// Serve only if the disk is in this state, as 'silt state' or 'silt snapshot' has told it; exit 6 otherwise.
     #[arg(long, value_name = "STATE_ID")]
     expect: Option<String>,
@@ -108,6 +116,10 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode> {
             iops: parse_rate(args.iops.as_deref(), parse_count)?,
             bandwidth: parse_rate(args.bandwidth.as_deref(), parse_size)?,
         },
+        bounds: VolumeBounds {
+            delta_bytes_max: args.delta_max.as_deref().map(parse_size).transpose()?,
+            when_full: args.when_full,
+        },
         expect: args.expect.as_deref().map(str::parse).transpose()?,
     };
     let cache = args.cache.as_deref().map_or(Ok(CACHE_SIZE_BYTES_DEFAULT), parse_size)?;
@@ -121,8 +133,8 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode> {
     stop.trigger_on_termination()?;
     let engine = context.engine_with_cache(0)?.reading_through(&broker, cache);
     let (serving, mut prepared) = if args.exports.take_over {
-        let Serving { name, limits, .. } = serving;
-        engine.take_over(&TakeOver { name, limits })?
+        let Serving { name, limits, bounds, .. } = serving;
+        engine.take_over(&TakeOver { name, limits, bounds })?
     } else {
         let prepared = engine.prepare(&serving)?;
         (serving, prepared)
@@ -132,6 +144,8 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode> {
     if confinement.landlock.is_none() {
         warn("warning: this kernel has no Landlock, so the server can reach its user's files");
     }
+    let name = serving.name.to_string();
+    prepared.tell_when_full(move |what| warn(&format!("silt: {name}: {what}")));
     let mut told = None;
     let served = prepared.run(&stop, |served| {
         let document = || document(&serving, served, &confinement);

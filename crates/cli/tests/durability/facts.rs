@@ -78,6 +78,11 @@ pub(crate) fn look(store: &Path) -> Result<Look> {
         look.facts.insert(name.to_string(), fact);
         look.disks.insert(name.to_string(), bytes);
     }
+    // The bounds of the store, as if they were one more name.
+    if let Some(quota) = engine.space()?.limits.quota {
+        let fact = Fact { kind: "limits", disk_id: None, size_bytes: quota, bytes: 0 };
+        look.facts.insert("the bounds".to_owned(), fact);
+    }
     Ok(look)
 }
 
@@ -129,6 +134,8 @@ pub(crate) fn reopen(store: &Path, name: &str) -> Result<()> {
     let stop = StopSignal::new()?;
     let exports = vec![ExportAddress::Nbd(Listen::Unix(place.path().join("s")))];
     let limits = silt_engine::Limits::default();
-    let serving = Serving { name: name.parse()?, exports, read_only: false, limits, expect: None };
+    let bounds = silt_engine::VolumeBounds::default();
+    let serving =
+        Serving { name: name.parse()?, exports, read_only: false, limits, bounds, expect: None };
     Engine::open(store, CACHE_SIZE_BYTES)?.serve(&serving, &stop, |_| stop.trigger())
 }

@@ -142,6 +142,7 @@ pub(crate) fn with_disk<T>(store: &Path, name: &str, f: impl FnOnce(NbdSession) 
         exports: vec![ExportAddress::Nbd(Listen::Unix(socket.clone()))],
         read_only: false,
         limits: Limits::default(),
+        bounds: silt_engine::VolumeBounds::default(),
         expect: None,
     };
     let engine = Engine::open(store, 8 << 20).unwrap();

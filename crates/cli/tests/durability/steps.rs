@@ -243,6 +243,11 @@ fn fuse_a_flatten_changes_no_byte_whatever_step_it_ends_at() {
 }
 
 #[test]
+fn fuse_new_bounds_are_set_or_not_whatever_step_it_ends_at() {
+    every_step(Props::store, "store limits --quota 9G", 0);
+}
+
+#[test]
 fn fuse_a_renaming_is_whole_or_absent_whatever_step_it_ends_at() {
     every_step_later("rename kept web", 3);
 }

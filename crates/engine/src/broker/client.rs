@@ -1,7 +1,7 @@
 //! The server's side of the connection.
 
 use super::{
-    message::{MESSAGE_LEN_MAX, Reply, Request, decode_reply},
+    message::{Answer, MESSAGE_LEN_MAX, Reply, Request, decode_reply},
     server::work,
 };
 use rustix::{
@@ -9,7 +9,7 @@ use rustix::{
     net::{RecvFlags, SendFlags, recv, send},
 };
 use silt_export::fuse::Mount;
-use silt_store::{PackPlace, Places};
+use silt_store::{Allowance, Allowed, PackPlace, Places, SpaceAsked};
 use silt_sys::process::HelperProcess;
 use silt_types::{ChunkId, Error, ErrorKind, Result};
 use std::{
@@ -79,8 +79,26 @@ impl Broker {
 impl Places for Broker {
     /// Costs a message each way.
     fn find(&self, id: &ChunkId) -> Result<Option<PackPlace>> {
-        self.ask(&Request::Find(*id))
+        match self.ask(&Request::Find(*id))? {
+            Answer::Nothing => Ok(None),
+            Answer::Place(place) => Ok(Some(place)),
+            Answer::Space(_) => Err(answered_otherwise()),
+        }
     }
+}
+
+impl Allowance for Broker {
+    /// Costs a message each way, and what the store's own answer does.
+    fn ask(&self, asked: &SpaceAsked) -> Result<Allowed> {
+        match Broker::ask(self, &Request::Space(*asked))? {
+            Answer::Space(allowed) => Ok(allowed),
+            Answer::Nothing | Answer::Place(_) => Err(answered_otherwise()),
+        }
+    }
+}
+
+fn answered_otherwise() -> Error {
+    Error::internal("the broker answered something that was not asked")
 }
 
 fn send_to(helper: &HelperProcess, request: &Request) -> Result<()> {

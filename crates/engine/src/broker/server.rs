@@ -1,6 +1,6 @@
 //! The broker's own side: what it does, for whom it was started, until that one has ended.
 
-use super::message::{MESSAGE_LEN_MAX, Request, encode_reply};
+use super::message::{Answer, MESSAGE_LEN_MAX, Request, encode_reply};
 use crate::control::RunFolder;
 use rustix::{
     fs::{AtFlags, CWD, FileType, statat, unlinkat},
@@ -8,7 +8,7 @@ use rustix::{
     net::{RecvFlags, SendFlags, recv, send},
 };
 use silt_export::fuse::Mounted;
-use silt_store::{PackPlace, Store, StorePaths};
+use silt_store::{SpaceAsked, Store, StorePaths};
 use silt_types::{ChunkId, Result};
 use std::{
     os::fd::OwnedFd,
@@ -54,13 +54,14 @@ impl Work<'_> {
     fn answer(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
         match Request::decode(bytes) {
             Ok(Request::Find(id)) => Some(encode_reply(&self.find(&id))),
+            Ok(Request::Space(asked)) => Some(encode_reply(&self.space(&asked))),
             Ok(Request::RemoveAtEnd(path)) if !self.has_begun && self.names.len() < NAMES_MAX => {
                 self.names.extend(Name::of(path));
                 None
             }
             Ok(Request::Begin) => {
                 self.has_begun = true;
-                Some(encode_reply(&self.store().map(|_| None)))
+                Some(encode_reply(&self.store().map(|_| Answer::Nothing)))
             }
             Ok(Request::UndoAtEnd(mounted)) if !self.has_begun && self.mounts.len() < NAMES_MAX => {
                 self.mounts.push(mounted);
@@ -81,8 +82,12 @@ impl Work<'_> {
         }
     }
 
-    fn find(&mut self, id: &ChunkId) -> Result<Option<PackPlace>> {
-        self.store()?.place_of(id)
+    fn find(&mut self, id: &ChunkId) -> Result<Answer> {
+        Ok(self.store()?.place_of(id)?.map_or(Answer::Nothing, Answer::Place))
+    }
+
+    fn space(&mut self, asked: &SpaceAsked) -> Result<Answer> {
+        self.store()?.allowance().ask(asked).map(Answer::Space)
     }
 
     fn store(&mut self) -> Result<&Store> {

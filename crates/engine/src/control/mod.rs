@@ -25,6 +25,7 @@ pub(crate) use server::ControlServer;
 pub(crate) use status::Samples;
 pub use status::{
     CountsStatus, ExportStatus, LimitsStatus, OpStatus, RateStatus, RecentStatus, ServerStatus,
+    SpaceStatus,
 };
 
 use std::time::Duration;

@@ -3,9 +3,10 @@
 use super::{
     Layering, ServedState, ServerStatus,
     message::{Answer, Question},
-    status::{CountsStatus, ExportStatus, Samples},
+    status::{CountsStatus, ExportStatus, Samples, SpaceStatus},
 };
 use crate::{
+    bounded::Bounded,
     device::{create_delta, header_of},
     state::state_above,
 };
@@ -35,6 +36,7 @@ pub(crate) struct ServedDisk {
     pub(crate) meter: Arc<Meter>,
     /// There if something is limited.
     pub(crate) limited: Option<Arc<Limited>>,
+    pub(crate) bounded: Arc<Bounded>,
     /// Ends the server.
     pub(crate) stop: StopSignal,
     pub(crate) access: Access,
@@ -119,6 +121,10 @@ impl ServedDisk {
             let message = format!("clients at {address} cannot be passed on by {protocol}");
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
+        if self.bounded.waiting() > 0 {
+            let message = format!("writes to {} wait for space: make some first", self.name);
+            return Err(Error::new(ErrorKind::Busy, message));
+        }
         match self.stop.is_triggered() {
             false => Ok(Answer::Done {}),
             true => Err(Error::new(ErrorKind::Busy, "the server is ending already")),
@@ -164,10 +170,22 @@ impl ServedDisk {
             counts,
             recent: self.samples.recent(counts),
             waited_ns: waited.map_or(0, |waited| waited.as_nanos() as u64),
+            space: self.space(),
             frozen_deltas: self.volume.frozen_deltas(),
             generation,
             state_id: self.settled().map(|id| id.to_string()),
         }
+    }
+
+    fn space(&self) -> Option<SpaceStatus> {
+        let Access::Write(_) = &self.access else { return None };
+        Some(SpaceStatus {
+            delta_bytes: self.volume.delta_bytes_allocated().ok()?,
+            delta_bytes_max: self.volume.delta_bytes_max(),
+            when_full: self.bounded.when_full().as_str().to_owned(),
+            is_full: self.volume.is_full(),
+            waiting: self.bounded.waiting(),
+        })
     }
 
     pub(super) fn sample(&self) {

@@ -37,6 +37,8 @@ pub struct ServerStatus {
     pub recent: RecentStatus,
     /// How long requests have waited for their turn, all together, in nanoseconds.
     pub waited_ns: u64,
+    /// How it stands with its space; of a volume that is written.
+    pub space: Option<SpaceStatus>,
     /// Frozen deltas that are read through.
     pub frozen_deltas: usize,
     /// Generation of the header in the folder of a volume that is written.
@@ -54,6 +56,21 @@ pub struct ExportStatus {
     pub address: String,
     /// Clients that are connected.
     pub clients: usize,
+}
+
+/// Space of a volume that is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpaceStatus {
+    /// What its deltas take, in bytes.
+    pub delta_bytes: u64,
+    /// What they may take, as far as the server has heard.
+    pub delta_bytes_max: Option<u64>,
+    /// What a guest meets when there is no space: `error` or `pause`.
+    pub when_full: String,
+    /// Whether the last write that needed space was refused.
+    pub is_full: bool,
+    /// Writes that wait for space.
+    pub waiting: u64,
 }
 
 /// Limits of a server.

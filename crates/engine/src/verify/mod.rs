@@ -243,7 +243,7 @@ fn report_findings(report: &mut VerifyReport, findings: Findings, needs: &Needs)
     for finding in findings.found {
         let chunk = match finding.damaged {
             Damaged::Chunk(_, chunk) => Some(chunk),
-            Damaged::Database | Damaged::Pack(_) => None,
+            Damaged::Database | Damaged::Limits | Damaged::Pack(_) => None,
         };
         if chunk.is_none_or(|chunk| !told.contains(&chunk)) {
             let what = finding.error.chain();

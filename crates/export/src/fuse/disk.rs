@@ -8,8 +8,11 @@
 
 use super::{
     limits::{SEEK_RUNS_MAX, WRITE_HANDOVER_BYTES_MAX},
-    request::{Change, Sought, check_allocate, check_seek, check_write, is_whole_blocks, readable},
-    workers::Workers,
+    request::{
+        Change, Sought, check_allocate, check_seek, check_write, gives_space_back, is_whole_blocks,
+        readable,
+    },
+    workers::{Kind, Workers},
 };
 use fuser::{Errno, OpenFlags, ReplyData, ReplyEmpty, ReplyLseek, ReplyWrite};
 use silt_types::{Error, ErrorKind};
@@ -157,7 +160,7 @@ impl Disk {
                 Some((reply, Some(error))) => reply.error(errno_of(&error)),
                 Some((reply, None)) => {
                     let disk = self.clone();
-                    self.workers.submit(move || disk.read_cold(offset, len, reply));
+                    self.workers.submit(Kind::Other, move || disk.read_cold(offset, len, reply));
                 }
             }
         });
@@ -183,33 +186,52 @@ impl Disk {
             }
             let is_synchronous = is_synchronous(flags);
             let is_quick = is_whole_blocks(offset, data.len()) && !is_synchronous;
-            if is_quick || data.len() > WRITE_HANDOVER_BYTES_MAX {
-                return self.write_now(offset, data, is_synchronous, reply);
-            }
+            let is_here = is_quick || data.len() > WRITE_HANDOVER_BYTES_MAX;
+            let hot = |device: &dyn BlockDevice| device.write_hot(data.into(), offset);
+            let reply = match is_here {
+                true => self.write_by(hot, data.len(), is_synchronous, reply),
+                false => Some(reply),
+            };
+            let Some(reply) = reply else { return };
             let (disk, data) = (self.clone(), Box::<[u8]>::from(data));
-            self.workers.submit(move || disk.write_now(offset, &data, is_synchronous, reply));
+            self.workers.submit(Kind::Write, move || {
+                let wait = |device: &dyn BlockDevice| device.write_at(&data, offset).map(|()| true);
+                disk.write_by(wait, data.len(), is_synchronous, reply);
+            });
         });
     }
 
-    fn write_now(&self, offset: u64, data: &[u8], is_synchronous: bool, reply: ReplyWrite) {
+    /// Answers a write by what `write` says of it. Gives the reply back where that says that it would have to wait.
+    fn write_by(
+        &self,
+        write: impl FnOnce(&dyn BlockDevice) -> silt_types::Result<bool>,
+        len: usize,
+        is_synchronous: bool,
+        reply: ReplyWrite,
+    ) -> Option<ReplyWrite> {
         let held = match self.hold() {
             Ok(held) => held,
-            Err(errno) => return reply.error(errno),
+            Err(errno) => {
+                reply.error(errno);
+                return None;
+            }
         };
-        let written = held.get().write_at(data, offset).and_then(|()| match is_synchronous {
-            true => held.get().flush(),
-            false => Ok(()),
+        let written = write(held.get()).and_then(|is_done| match is_done && is_synchronous {
+            true => held.get().flush().map(|()| true),
+            false => Ok(is_done),
         });
         match written {
-            Ok(()) => reply.written(data.len() as u32),
+            Ok(false) => return Some(reply),
+            Ok(true) => reply.written(len as u32),
             Err(error) => reply.error(errno_of(&error)),
         }
+        None
     }
 
     /// Everything written before is durable when this is answered.
     pub(super) fn flush(&self, reply: ReplyEmpty) {
         let disk = self.clone();
-        self.workers.submit(move || {
+        self.workers.submit(Kind::Other, move || {
             done(reply, || {
                 let held = disk.hold()?;
                 let is_read_only = held.get().geometry().read_only;
@@ -221,7 +243,8 @@ impl Disk {
 
     pub(super) fn allocate(&self, mode: i32, offset: u64, len: u64, reply: ReplyEmpty) {
         let disk = self.clone();
-        self.workers.submit(move || {
+        let kind = if gives_space_back(mode) { Kind::Other } else { Kind::Write };
+        self.workers.submit(kind, move || {
             done(reply, || {
                 let held = disk.hold()?;
                 match check_allocate(mode, offset, len, held.get().geometry())? {
@@ -237,7 +260,7 @@ impl Disk {
 
     pub(super) fn seek(&self, offset: i64, whence: i32, reply: ReplyLseek) {
         let disk = self.clone();
-        self.workers.submit(move || {
+        self.workers.submit(Kind::Other, move || {
             let found = disk.hold().and_then(|held| {
                 let geometry = held.get().geometry();
                 let (sought, from) = check_seek(offset, whence, geometry)?;

@@ -48,6 +48,11 @@ pub(super) fn check_write(offset: u64, len: usize, geometry: Geometry) -> Result
     check_range(offset, len as u64, geometry)
 }
 
+/// Whether a change of allocation gives space back, and so has not to wait for some.
+pub(super) fn gives_space_back(mode: i32) -> bool {
+    mode & mode::PUNCH_HOLE != 0
+}
+
 /// What a call of fallocate(2) asks for.
 pub(super) fn check_allocate(
     mode: i32,

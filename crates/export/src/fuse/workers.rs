@@ -12,6 +12,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// What a job does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// It writes, and may wait long, when the disk has no space for it. One worker does none of those.
+    Write,
+    /// Anything else.
+    Other,
+}
+
 /// A request with everything that it takes to do and to answer it. Dropped undone it is answered with an error.
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -30,8 +39,10 @@ struct Queue {
 
 #[derive(Default)]
 struct State {
-    waiting: VecDeque<Job>,
+    waiting: VecDeque<(Kind, Job)>,
     running: usize,
+    /// Writes among those.
+    running_writes: usize,
     threads: usize,
     idle_threads: usize,
     is_closed: bool,
@@ -39,13 +50,13 @@ struct State {
 
 impl Workers {
     /// Has a job done, by a worker or, where that cannot be, right here.
-    pub(super) fn submit(&self, job: impl FnOnce() + Send + 'static) {
+    pub(super) fn submit(&self, kind: Kind, job: impl FnOnce() + Send + 'static) {
         let mut state = self.0.lock();
         if state.is_closed || state.waiting.len() >= JOBS_MAX {
             drop(state);
             return job();
         }
-        state.waiting.push_back(Box::new(job));
+        state.waiting.push_back((kind, Box::new(job)));
         let wants_thread = state.waiting.len() > state.idle_threads && state.threads < WORKERS_MAX;
         if wants_thread {
             state.threads += 1;
@@ -89,7 +100,7 @@ impl Workers {
         let mut state = self.0.lock();
         state.threads -= 1;
         if state.threads == 0
-            && let Some(job) = state.waiting.pop_front()
+            && let Some((_, job)) = state.waiting.pop_front()
         {
             drop(state);
             job();
@@ -103,20 +114,22 @@ impl Queue {
     }
 
     fn work(&self) {
-        while let Some(job) = self.take() {
+        while let Some((kind, job)) = self.take() {
             // A job that panics has dropped what it was to answer, which is an answer; the panic was reported.
             let _ = catch_unwind(AssertUnwindSafe(job));
-            self.lock().running -= 1;
+            let mut state = self.lock();
+            state.running -= 1;
+            state.running_writes -= usize::from(kind == Kind::Write);
+            drop(state);
             self.done.notify_all();
         }
     }
 
     /// The next job, waited for; none when there will be no more.
-    fn take(&self) -> Option<Job> {
+    fn take(&self) -> Option<(Kind, Job)> {
         let mut state = self.lock();
         loop {
-            if let Some(job) = state.waiting.pop_front() {
-                state.running += 1;
+            if let Some(job) = state.pop() {
                 return Some(job);
             }
             if state.is_closed {
@@ -127,6 +140,19 @@ impl Queue {
             state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
             state.idle_threads -= 1;
         }
+    }
+}
+
+impl State {
+    /// The next job that a worker may do, which counts as running from now on.
+    fn pop(&mut self) -> Option<(Kind, Job)> {
+        let may_write = self.running_writes < WORKERS_MAX - 1 || self.is_closed;
+        let is_allowed = |(kind, _): &(Kind, Job)| may_write || *kind == Kind::Other;
+        let job =
+            self.waiting.iter().position(is_allowed).and_then(|at| self.waiting.remove(at))?;
+        self.running += 1;
+        self.running_writes += usize::from(job.0 == Kind::Write);
+        Some(job)
     }
 }
 
@@ -145,7 +171,7 @@ mod tests {
         let (workers, done) = (Workers::default(), Arc::new(AtomicUsize::new(0)));
         for number in 0..1000 {
             let done = done.clone();
-            workers.submit(move || {
+            workers.submit(Kind::Other, move || {
                 done.fetch_add(1, Ordering::Relaxed);
                 assert!(number != 7, "this job panics, as the test wants it");
             });
@@ -161,7 +187,7 @@ mod tests {
         for _ in 0..WORKERS_MAX {
             let (gate, wait) = mpsc::channel::<()>();
             let (begin, begun) = mpsc::channel();
-            workers.submit(move || {
+            workers.submit(Kind::Other, move || {
                 begin.send(()).unwrap();
                 let _ = wait.recv();
             });
@@ -172,7 +198,7 @@ mod tests {
         let done_here = Arc::new(AtomicUsize::new(0));
         for _ in 0..JOBS_MAX + 5 {
             let done_here = done_here.clone();
-            workers.submit(move || {
+            workers.submit(Kind::Other, move || {
                 let is_here = std::thread::current().id() == here;
                 done_here.fetch_add(usize::from(is_here), Ordering::Relaxed);
             });

@@ -162,6 +162,15 @@ impl BlockDevice for Metered {
         self.meter.write.count(len, self.device.writev_at(buf, offset))
     }
 
+    /// Counted only if it is done: else the same write comes again.
+    fn write_hot(&self, buf: IoBuf<'_>, offset: u64) -> Result<bool> {
+        let len = buf.len() as u64;
+        match self.device.write_hot(buf, offset) {
+            Ok(false) => Ok(false),
+            other => self.meter.write.count(len, other),
+        }
+    }
+
     fn flush(&self) -> Result<()> {
         // The one operation beside which reading a clock costs nothing.
         let started = Instant::now();

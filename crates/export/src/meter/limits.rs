@@ -212,6 +212,18 @@ impl BlockDevice for Limited {
         self.device.writev_at(buf, offset)
     }
 
+    fn write_hot(&self, buf: IoBuf<'_>, offset: u64) -> Result<bool> {
+        if self.must_wait() {
+            return Ok(false);
+        }
+        let len = buf.len() as u64;
+        let is_done = self.device.write_hot(buf, offset)?;
+        if is_done {
+            self.take(len);
+        }
+        Ok(is_done)
+    }
+
     fn flush(&self) -> Result<()> {
         self.device.flush()
     }

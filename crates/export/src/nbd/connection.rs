@@ -10,7 +10,7 @@ use super::{
     jobs::{Job, Task},
     limits::{
         AWAKE_TIME_MAX, INPUT_BYTES, PAYLOAD_BYTES_MAX, READ_INLINE_BYTES_MAX, REPLY_BYTES,
-        WRITE_HANDOVER_BYTES_MAX,
+        WAITING_WRITE_BYTES_MAX, WRITE_HANDOVER_BYTES_MAX,
     },
     link::Link,
     reply::{Piece, Replies, SHORT_REPLY_BYTES_MAX},
@@ -186,11 +186,9 @@ impl Connection {
         let checked = check(header, &self.link.session);
         let may_wait = !is_whole_blocks(header.offset, header.len) || self.link.device.must_wait();
         if checked.is_ok() && may_wait && header.len <= u64::from(WRITE_HANDOVER_BYTES_MAX) {
-            let payload = self.payload(header.len as usize)?.into();
-            self.input.consume(header.len as usize);
-            return self.hand_over(header, Task::Write(payload));
+            return self.hand_over_write(header, header.offset, header.len as usize);
         }
-        let written = self.write_in_pieces(header, checked.is_ok())?;
+        let Some(written) = self.write_in_pieces(header, checked.is_ok())? else { return Ok(()) };
         self.make_room(SHORT_REPLY_BYTES_MAX)?;
         match (checked, written) {
             (Err(refusal), _) => self.replies.refused(header.asked(), refusal),
@@ -202,12 +200,12 @@ impl Connection {
     }
 
     /// Passes a payload to the device, or nowhere if it is not wanted or the device has failed. All of it is consumed
-    /// in any case.
+    /// in any case. None if what is left of it would have to wait, and was handed over.
     fn write_in_pieces(
         &mut self,
         header: &RequestHeader,
         is_wanted: bool,
-    ) -> Result<silt_types::Result<()>> {
+    ) -> Result<Option<silt_types::Result<()>>> {
         let (mut offset, mut left) = (header.offset, header.len as usize);
         let mut outcome = Ok(());
         while left > 0 {
@@ -218,13 +216,36 @@ impl Connection {
                 piece -= ((offset + piece as u64) % BLOCK_SIZE_BYTES) as usize;
             }
             if is_wanted && outcome.is_ok() {
-                outcome = self.link.device.write_at(&self.input.unread()[..piece], offset);
+                let bytes = &self.input.unread()[..piece];
+                match self.link.device.write_hot(bytes.into(), offset) {
+                    Ok(false) if left <= WAITING_WRITE_BYTES_MAX => {
+                        self.hand_over_write(header, offset, left)?;
+                        return Ok(None);
+                    }
+                    Ok(false) => {
+                        self.send_replies()?;
+                        let bytes = &self.input.unread()[..piece];
+                        outcome = self.link.device.write_at(bytes, offset);
+                    }
+                    other => outcome = other.map(drop),
+                }
             }
             self.input.consume(piece);
             offset = offset.wrapping_add(piece as u64);
             left -= piece;
         }
-        Ok(outcome)
+        Ok(Some(outcome))
+    }
+
+    /// Hands over what is left of a write, from `offset` on.
+    fn hand_over_write(&mut self, header: &RequestHeader, offset: u64, len: usize) -> Result<()> {
+        let mut bytes = Vec::with_capacity(len);
+        while bytes.len() < len {
+            let piece = (len - bytes.len()).min(INPUT_BYTES);
+            bytes.extend_from_slice(self.payload(piece)?);
+            self.input.consume(piece);
+        }
+        self.hand_over(header, Task::Write { bytes: bytes.into(), offset })
     }
 
     /// The next `len` bytes, waited for if need be; nobody's answer waits for that.

@@ -24,12 +24,31 @@ pub(super) struct Job {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Task {
     Read,
-    Write(Box<[u8]>),
+    /// What is left of the request, from this offset on.
+    Write {
+        bytes: Box<[u8]>,
+        offset: u64,
+    },
     Flush,
     Trim,
     Cache,
-    WriteZeroes { may_unmap: bool },
-    BlockStatus { one_extent: bool },
+    WriteZeroes {
+        may_unmap: bool,
+    },
+    BlockStatus {
+        one_extent: bool,
+    },
+}
+
+impl Job {
+    /// Bytes that it keeps in memory, if it is one of those that may wait for space on the disk.
+    pub(super) fn bytes_held(&self) -> Option<usize> {
+        match &self.task {
+            Task::Write { bytes, .. } => Some(bytes.len()),
+            Task::WriteZeroes { .. } => Some(0),
+            _ => None,
+        }
+    }
 }
 
 /// Does a job, or any number of flushes as one, and answers. Errors of the device go to the client; errors of the
@@ -68,7 +87,7 @@ pub(super) fn perform(jobs: &[Job], link: &Link, replies: &mut Replies) {
 fn change(job: &Job, link: &Link) -> Result<()> {
     let (device, len) = (&link.device, job.len);
     match &job.task {
-        Task::Write(bytes) => device.write_at(bytes, job.asked.offset)?,
+        Task::Write { bytes, offset } => device.write_at(bytes, *offset)?,
         Task::Trim => device.discard(job.asked.offset, len)?,
         Task::Cache => device.prefetch(job.asked.offset, len.min(PREFETCH_BYTES_MAX))?,
         Task::WriteZeroes { may_unmap } => {

@@ -52,8 +52,17 @@ pub(super) const READ_PIECE_BYTES_MAX: u32 = 1 << 20;
 /// connections. They belong to the connection so that a client that does not read its replies stops only its own.
 pub(super) const WORKERS_MAX: usize = 4;
 
-/// Slow requests of one connection that wait or run. Then nothing more is received: the client's queue is full.
+/// Slow requests of one connection that wait or run, without the writes that wait. Then nothing more is received: the client's
+/// queue is full.
 pub(super) const JOBS_MAX: usize = 64;
+
+/// The longest write that is handed over because there is no space for it yet. A longer one waits where it is received, and
+/// all that its client asks for behind it.
+pub(super) const WAITING_WRITE_BYTES_MAX: usize = 2 << 20;
+
+/// What the writes of one connection may keep in memory while they wait for a worker, each counted as a block at least. Beyond it
+/// nothing more is received.
+pub(super) const WAITING_BYTES_MAX: usize = 8 << 20;
 
 /// How much of a request to cache is done: a hint is not to keep a worker for long, nor to empty the cache for others.
 pub(super) const PREFETCH_BYTES_MAX: u64 = 32 << 20;
@@ -94,6 +103,8 @@ mod tests {
             ("READ_PIECE_BYTES_MAX", READ_PIECE_BYTES_MAX.to_string()),
             ("WORKERS_MAX", WORKERS_MAX.to_string()),
             ("JOBS_MAX", JOBS_MAX.to_string()),
+            ("WAITING_WRITE_BYTES_MAX", WAITING_WRITE_BYTES_MAX.to_string()),
+            ("WAITING_BYTES_MAX", WAITING_BYTES_MAX.to_string()),
             ("PREFETCH_BYTES_MAX", PREFETCH_BYTES_MAX.to_string()),
             ("EXTENTS_MAX", EXTENTS_MAX.to_string()),
             ("DRAIN_TIME_MAX", seconds(DRAIN_TIME_MAX)),

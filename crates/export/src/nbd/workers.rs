@@ -2,13 +2,16 @@
 //!
 //! Threads start when there is work that no idle one can take, and end with the connection. The queue is bounded:
 //! when it is full, the connection receives nothing more.
+//!
+//! Writes may wait long, when the disk has no space for them: so one thread does none, and what else is asked goes on.
 
 use super::{
     jobs::{Job, Task, perform},
-    limits::{JOBS_MAX, WORKERS_MAX},
+    limits::{JOBS_MAX, WAITING_BYTES_MAX, WORKERS_MAX},
     link::Link,
     reply::Replies,
 };
+use silt_types::BLOCK_SIZE_BYTES;
 use std::{
     collections::VecDeque,
     io,
@@ -35,7 +38,12 @@ struct Queue {
 #[derive(Default)]
 struct State {
     waiting: VecDeque<Job>,
+    /// Writes among them, and what they keep in memory.
+    waiting_writes: usize,
+    waiting_bytes: usize,
     running: usize,
+    /// Writes among those.
+    running_writes: usize,
     idle_threads: usize,
     is_closed: bool,
 }
@@ -56,7 +64,7 @@ impl Workers {
         while state.is_full() {
             state = wait(&self.queue.room, state);
         }
-        state.waiting.push_back(job);
+        state.push(job);
         let wants_thread = state.waiting.len() > state.idle_threads;
         drop(state);
         self.queue.work.notify_one();
@@ -90,7 +98,8 @@ impl Workers {
 fn work(link: &Link, queue: &Queue) {
     let mut replies = Replies::new(link.session.headers);
     while let Some(jobs) = queue.take() {
-        let _done = Done { link, queue, jobs: jobs.len() };
+        let is_write = jobs.first().is_some_and(|job| job.bytes_held().is_some());
+        let _done = Done { link, queue, jobs: jobs.len(), is_write };
         if !link.is_broken() {
             perform(&jobs, link, &mut replies);
         }
@@ -103,6 +112,7 @@ struct Done<'a> {
     link: &'a Link,
     queue: &'a Queue,
     jobs: usize,
+    is_write: bool,
 }
 
 impl Drop for Done<'_> {
@@ -110,7 +120,10 @@ impl Drop for Done<'_> {
         if std::thread::panicking() {
             self.link.hang_up();
         }
-        self.queue.lock().running -= self.jobs;
+        let mut state = self.queue.lock();
+        state.running -= self.jobs;
+        state.running_writes -= usize::from(self.is_write);
+        drop(state);
         self.queue.room.notify_one();
     }
 }
@@ -125,7 +138,11 @@ impl Queue {
     fn take(&self) -> Option<Vec<Job>> {
         let mut state = self.lock();
         let first = loop {
-            if let Some(job) = state.waiting.pop_front() {
+            let was_full = state.is_full();
+            if let Some(job) = state.pop() {
+                if was_full {
+                    self.room.notify_one();
+                }
                 break job;
             }
             if state.is_closed {
@@ -149,8 +166,31 @@ impl Queue {
 }
 
 impl State {
+    fn push(&mut self, job: Job) {
+        if let Some(bytes) = job.bytes_held() {
+            self.waiting_writes += 1;
+            self.waiting_bytes += bytes.max(BLOCK_SIZE_BYTES as usize);
+        }
+        self.waiting.push_back(job);
+    }
+
+    /// The next job that a thread may do.
+    fn pop(&mut self) -> Option<Job> {
+        let may_write = self.running_writes < WORKERS_MAX - 1 || self.is_closed;
+        let is_allowed = |job: &Job| may_write || job.bytes_held().is_none();
+        let job =
+            self.waiting.iter().position(is_allowed).and_then(|at| self.waiting.remove(at))?;
+        if let Some(bytes) = job.bytes_held() {
+            self.waiting_writes -= 1;
+            self.waiting_bytes -= bytes.max(BLOCK_SIZE_BYTES as usize);
+            self.running_writes += 1;
+        }
+        Some(job)
+    }
+
     fn is_full(&self) -> bool {
-        self.waiting.len() + self.running >= JOBS_MAX
+        self.waiting.len() - self.waiting_writes + self.running >= JOBS_MAX
+            || self.waiting_bytes >= WAITING_BYTES_MAX
     }
 }
 

@@ -24,6 +24,17 @@ pub(super) enum Task<'m> {
     Flush,
 }
 
+impl Task<'_> {
+    /// Whether it may have to wait for space on the disk.
+    pub(super) fn is_write(&self) -> bool {
+        match self {
+            Task::Write { .. } => true,
+            Task::Zero(ranges) => ranges.iter().any(|range| range.how != HowToZero::Discard),
+            Task::Read { .. } | Task::Flush => false,
+        }
+    }
+}
+
 /// Does a job, or any number of flushes as one, and answers.
 pub(super) fn perform(jobs: Vec<Job<'_, '_>>, shared: &Shared<'_>) {
     let Some(first) = jobs.first() else { return };

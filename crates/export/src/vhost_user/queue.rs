@@ -223,8 +223,10 @@ impl<'scope, 'env, 'q: 'scope, 'm: 'scope> QueueThread<'scope, 'env, 'q, 'm> {
         if may_wait || !self.is_quick(len, WRITE_INLINE_BYTES_MAX) {
             return None;
         }
-        let written = self.shared.device.writev_at(IoBuf::from(&self.pieces[..]), offset);
-        Some(Status::from(&written))
+        match self.shared.device.write_hot(IoBuf::from(&self.pieces[..]), offset) {
+            Ok(false) => None,
+            written => Some(Status::from(&written)),
+        }
     }
 
     /// Whether a request of this length holds nobody up: it is short, or there is no other.

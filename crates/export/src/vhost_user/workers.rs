@@ -2,6 +2,9 @@
 //!
 //! Threads start when there is work that no idle one can take, and end with the virtqueue. The queue is bounded: when it
 //! is full, nothing more is taken from the guest.
+//!
+//! Writes may wait long, when the disk has no space for them: so one thread does none, and what else is asked goes on. Those
+//! that wait keep nothing in memory but pointers into the guest's, and there are no more of them than the virtqueue has places.
 
 use super::{
     jobs::{Job, Task, perform},
@@ -35,7 +38,11 @@ struct Jobs<'q, 'm> {
 #[derive(Default)]
 struct State<'q, 'm> {
     waiting: VecDeque<Job<'q, 'm>>,
+    /// Writes among them.
+    waiting_writes: usize,
     running: usize,
+    /// Writes among those.
+    running_writes: usize,
     idle_threads: usize,
     is_closed: bool,
 }
@@ -64,6 +71,7 @@ impl<'scope, 'env, 'q: 'scope, 'm: 'scope> Workers<'scope, 'env, 'q, 'm> {
         while state.is_full() {
             state = wait(&self.jobs.room, state);
         }
+        state.waiting_writes += usize::from(job.task.is_write());
         state.waiting.push_back(job);
         let wants_thread = state.waiting.len() > state.idle_threads;
         drop(state);
@@ -71,7 +79,8 @@ impl<'scope, 'env, 'q: 'scope, 'm: 'scope> Workers<'scope, 'env, 'q, 'm> {
         if wants_thread && self.threads.len() < WORKERS_MAX {
             let started = self.start_thread();
             if started.is_err() && self.threads.is_empty() {
-                let job = self.jobs.lock().waiting.pop_front();
+                let job = self.jobs.lock().pop();
+                let _done = job.as_ref().map(|job| Done::of(&self.jobs, std::slice::from_ref(job)));
                 perform(job.into_iter().collect(), self.shared);
             }
         }
@@ -91,7 +100,7 @@ impl<'scope, 'env, 'q: 'scope, 'm: 'scope> Workers<'scope, 'env, 'q, 'm> {
         let (shared, jobs) = (self.shared, self.jobs.clone());
         let work = move || {
             while let Some(taken) = jobs.take() {
-                let _done = Done { jobs: &jobs, count: taken.len() };
+                let _done = Done::of(&jobs, &taken);
                 perform(taken, shared);
             }
         };
@@ -105,11 +114,22 @@ impl<'scope, 'env, 'q: 'scope, 'm: 'scope> Workers<'scope, 'env, 'q, 'm> {
 struct Done<'a, 'q, 'm> {
     jobs: &'a Jobs<'q, 'm>,
     count: usize,
+    is_write: bool,
+}
+
+impl<'a, 'q, 'm> Done<'a, 'q, 'm> {
+    fn of(jobs: &'a Jobs<'q, 'm>, taken: &[Job<'q, 'm>]) -> Done<'a, 'q, 'm> {
+        let is_write = taken.first().is_some_and(|job| job.task.is_write());
+        Done { jobs, count: taken.len(), is_write }
+    }
 }
 
 impl Drop for Done<'_, '_, '_> {
     fn drop(&mut self) {
-        self.jobs.lock().running -= self.count;
+        let mut state = self.jobs.lock();
+        state.running -= self.count;
+        state.running_writes -= usize::from(self.is_write);
+        drop(state);
         self.jobs.room.notify_one();
     }
 }
@@ -124,7 +144,7 @@ impl<'q, 'm> Jobs<'q, 'm> {
     fn take(&self) -> Option<Vec<Job<'q, 'm>>> {
         let mut state = self.lock();
         let first = loop {
-            if let Some(job) = state.waiting.pop_front() {
+            if let Some(job) = state.pop() {
                 break job;
             }
             if state.is_closed {
@@ -140,8 +160,8 @@ impl<'q, 'm> Jobs<'q, 'm> {
             let (flushes, others) = waiting.partition::<VecDeque<_>, _>(is_flush);
             state.waiting = others;
             jobs.extend(flushes);
+            state.running += jobs.len() - 1;
         }
-        state.running += jobs.len();
         Some(jobs)
     }
 }
@@ -150,13 +170,25 @@ fn is_flush(job: &Job<'_, '_>) -> bool {
     matches!(job.task, Task::Flush)
 }
 
-impl State<'_, '_> {
+impl<'q, 'm> State<'q, 'm> {
+    /// The next job that a thread may do, which counts as running from now on.
+    fn pop(&mut self) -> Option<Job<'q, 'm>> {
+        let may_write = self.running_writes < WORKERS_MAX - 1 || self.is_closed;
+        let is_allowed = |job: &Job<'_, '_>| may_write || !job.task.is_write();
+        let job =
+            self.waiting.iter().position(is_allowed).and_then(|at| self.waiting.remove(at))?;
+        self.waiting_writes -= usize::from(job.task.is_write());
+        self.running_writes += usize::from(job.task.is_write());
+        self.running += 1;
+        Some(job)
+    }
+
     fn is_empty(&self) -> bool {
         self.waiting.len() + self.running == 0
     }
 
     fn is_full(&self) -> bool {
-        self.waiting.len() + self.running >= JOBS_MAX
+        self.waiting.len() - self.waiting_writes + self.running >= JOBS_MAX
     }
 }
 

@@ -27,6 +27,7 @@ use crate::{
     index::{self, PackRow, PackState},
     lease::{self, HeldLease, Lease, WorkLock},
     pack::read_footer,
+    space,
     store::{Shared, Store},
 };
 use mover::Moved;
@@ -48,6 +49,8 @@ use std::{
 
 /// How often work that is waited for is looked at.
 const LEASE_PAUSE: Duration = Duration::from_millis(20);
+/// What moving leaves of the free space, for those who need some meanwhile.
+const FREE_BYTES_LEFT_DIVISOR: u64 = 8;
 /// Damaged names that an error tells of; the rest is counted.
 const UNREADABLE_TOLD_MAX: usize = 8;
 
@@ -110,6 +113,8 @@ pub struct Collected {
     pub damaged: Vec<String>,
     /// How often content is needed that is not there.
     pub missing: u64,
+    /// More is worth moving than there is free space for, now.
+    pub is_short_of_space: bool,
 }
 
 impl Store {
@@ -125,7 +130,7 @@ impl Store {
         progress: &dyn Progress,
     ) -> Result<Collected> {
         let _turn = WorkLock::alone(self.paths(), Instant::now() + request.wait)?;
-        let lease = self.lease()?;
+        let lease = Lease::take(self.paths())?;
         if !request.dry_run {
             self.shared().remove_leftovers(lease.id())?;
         }
@@ -255,7 +260,13 @@ impl<'a> Collection<'a> {
             }
         }
         uses.sort_by_key(|pack| pack.number);
-        Ok(Plan::new(&uses, rewrite_max))
+        // What is moved is there twice until packs go.
+        let fits = space::file_system(self.shared.paths.root())?
+            .map_or(u64::MAX, |all| all.bytes_free - all.bytes_free / FREE_BYTES_LEFT_DIVISOR);
+        let (wanted, plan) =
+            (Plan::new(&uses, rewrite_max), Plan::new(&uses, rewrite_max.min(fits)));
+        self.done.is_short_of_space = plan.bytes_rewritten < wanted.bytes_rewritten;
+        Ok(plan)
     }
 
     /// Bytes that a pack of what is needed of this one would have; 0 if that is nothing. `None` if it cannot be told, and
@@ -325,7 +336,7 @@ impl<'a> Collection<'a> {
     }
 
     /// Moves what is needed out of packs, with every core. One that is damaged is left as it is, and forgotten by this
-    /// collection.
+    /// collection; so are all of them where there turns out to be no space.
     fn move_out(&mut self, packs: Vec<PackRow>) -> Result<()> {
         let (next, damaged) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
         let this = &*self;
@@ -353,7 +364,14 @@ impl<'a> Collection<'a> {
             threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| panicked())).collect()
         });
         for moved in moved {
-            let moved = moved?;
+            let moved = match moved {
+                Err(error) if error.kind() == ErrorKind::NoSpace => {
+                    self.done.is_short_of_space = true;
+                    packs.iter().for_each(|pack| _ = self.packs.remove(&pack.number));
+                    Moved::default()
+                }
+                other => other?,
+            };
             self.done.chunks_moved += moved.chunks;
             self.done.bytes_moved += moved.bytes;
             self.done.bytes_written += moved.bytes_packs;

@@ -10,9 +10,13 @@ use crate::{
     paths::StorePaths,
     quarantine::quarantine,
     reader::{ChunkReader, NoPlaces, PackPlace},
+    space::SpaceGate,
     store::make_file,
 };
-use silt_format::{CommitSlot, STORE_VERSION, StoreFile};
+use silt_format::{
+    CommitSlot, FileHeader, LIMITS_MAGIC, LIMITS_VERSION, LimitsFile, SCRUB_MAGIC, SCRUB_VERSION,
+    STORE_VERSION, ScrubFile, StoreFile,
+};
 use silt_sys::durability;
 use silt_types::{Context as _, Error, ErrorKind, PackId, Result};
 use std::{fs, path::Path};
@@ -38,6 +42,7 @@ pub fn mend_layout(path: &Path) -> Result<Vec<String>> {
     done.extend(name_packs(&paths)?);
     done.extend(mend_store_file(&paths)?);
     done.extend(mend_commit_file(&paths)?);
+    done.extend(mend_limits(&paths)?);
     Ok(done)
 }
 
@@ -116,9 +121,34 @@ fn mend_store_file(paths: &StorePaths) -> Result<Vec<String>> {
     must_be_of_this_version(paths)?;
     must_have_published_domain(paths)?;
     quarantine(paths, &file)?;
-    let about = StoreFile { id: durability::random_bytes()?, domain_secret: [0; 32] };
+    let id = id_told_elsewhere(paths).map_or_else(durability::random_bytes, Ok)?;
+    let about = StoreFile { id, domain_secret: [0; 32] };
     durability::replace_file(&file, &about.encode())?;
     Ok(vec![format!("{} was damaged or missing and was made again", file.display())])
+}
+
+/// The store's id, which other files at the top have, too.
+fn id_told_elsewhere(paths: &StorePaths) -> Option<[u8; 16]> {
+    let scrub = (paths.scrub_file(), SCRUB_MAGIC, SCRUB_VERSION, ScrubFile::LEN);
+    let limits = (paths.limits(), LIMITS_MAGIC, LIMITS_VERSION, LimitsFile::LEN);
+    [scrub, limits].into_iter().find_map(|(path, magic, version, len)| {
+        let bytes = durability::read_file(&path, len as u64).ok()?;
+        FileHeader::decode_file(&bytes, magic, version).ok().map(|(header, _)| header.id)
+    })
+}
+
+/// Damaged bounds stop whatever makes the store grow; nobody else knows what they were.
+fn mend_limits(paths: &StorePaths) -> Result<Vec<String>> {
+    let about = durability::read_file(&paths.store_file(), StoreFile::LEN as u64)
+        .and_then(|bytes| StoreFile::decode(&bytes))?;
+    match SpaceGate::new(about.id, paths.clone()).limits() {
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            quarantine(paths, &paths.limits())?;
+            let what = "the bounds of the store were damaged and are the default now";
+            Ok(vec![format!("{what}: `silt store limits` sets them")])
+        }
+        other => other.map(|_| Vec::new()),
+    }
 }
 
 /// What a database says of its version, if it says anything, must be what the new file will say.

@@ -63,6 +63,9 @@ struct Members {
     all: RoaringBitmap,
     /// Those that joined since the last flush took them to the log.
     unlogged: RoaringBitmap,
+    /// Those that are known to take no space, as they were made zero: a write there needs some. Told about right; where a
+    /// block is written and zeroed at once it may be wrong.
+    holes: RoaringBitmap,
     /// Has at least those.
     notes: Notes,
 }
@@ -114,7 +117,7 @@ impl Delta {
             id,
             size_bytes,
             segments: Arc::new(segments),
-            members: RwLock::new(Members { all, unlogged, notes }),
+            members: RwLock::new(Members { all, unlogged, holes: RoaringBitmap::new(), notes }),
             marking: Marking::of(&log),
             log: Mutex::new(log),
             flushes: FlushGate::default(),
@@ -169,6 +172,26 @@ impl Delta {
         self.segments.space_at(offset, end)
     }
 
+    /// Finds out which blocks take no space, if any: looks for holes in the data files, up to so many that it takes a moment.
+    /// Those that are left out count as holes.
+    pub(crate) fn find_holes(&self) -> Result<()> {
+        let mut members = self.members.write().unwrap_or_else(PoisonError::into_inner);
+        if self.segments.allocated_bytes()? < members.all.len() * BLOCK_SIZE_BYTES {
+            members.holes = self.segments.holes_in(&members.all)?;
+        }
+        Ok(())
+    }
+
+    /// Says that blocks were written, and so take space.
+    pub(crate) fn takes_space(&self, blocks: BlockRange) {
+        if let Some(range) = inclusive(blocks)
+            && !self.members().blocks.holes.is_empty()
+        {
+            let mut members = self.members.write().unwrap_or_else(PoisonError::into_inner);
+            members.holes.remove_range(range);
+        }
+    }
+
     /// Writes bytes of blocks that are in already. `NoSpace` leaves each sector old or new.
     pub(crate) fn overwrite(&self, buf: IoBuf<'_>, offset: u64) -> Result<()> {
         self.begin_writing()?;
@@ -192,7 +215,12 @@ impl Delta {
         self.begin_writing()?;
         let len_bytes = range.len * BLOCK_SIZE_BYTES;
         self.segments.zero(range.start * BLOCK_SIZE_BYTES, len_bytes, space)?;
-        self.join(range)
+        self.join(range)?;
+        if let Some(range) = inclusive(range).filter(|_| space == Space::Release) {
+            let mut members = self.members.write().unwrap_or_else(PoisonError::into_inner);
+            members.holes.insert_range(range);
+        }
+        Ok(())
     }
 
     /// Lets blocks join whose data is written. Where there is no space for a note any more, the log takes what was noted.
@@ -246,6 +274,21 @@ impl MembersGuard<'_> {
 
     pub(crate) fn contains_all(&self, range: BlockRange) -> bool {
         inclusive(range).is_none_or(|range| self.blocks.all.contains_range(range))
+    }
+
+    /// Whether all blocks are in and take space already: writing them needs none.
+    pub(crate) fn all_take_space(&self, range: BlockRange) -> bool {
+        let is_hole = || self.without_space(range) > 0;
+        self.contains_all(range) && (self.blocks.holes.is_empty() || !is_hole())
+    }
+
+    /// Blocks of a range that take no space yet.
+    pub(crate) fn without_space(&self, range: BlockRange) -> u64 {
+        let Members { all, holes, .. } = &*self.blocks;
+        let with_space = |range: RangeInclusive<u32>| {
+            all.range_cardinality(range.clone()) - holes.range_cardinality(range)
+        };
+        range.len - inclusive(range).map_or(0, with_space)
     }
 }
 

@@ -5,9 +5,10 @@
 //!
 //! Invariants: a block reads from the newest layer that has it; layers below the own delta never change; what a layer
 //! zeroed stays zero. [`read`] goes down the layers, [`write`] makes a block join the own delta, [`status`] tells holes,
-//! [`rotate`] puts other layers under running I/O. Explained in `docs/internals/block-path.md`.
+//! [`growth`] keeps to bounds, [`rotate`] puts other layers under running I/O. Explained in `docs/internals/block-path.md`.
 
 mod first_touch;
+mod growth;
 mod layers;
 mod mark;
 mod read;
@@ -25,6 +26,7 @@ use crate::{
     map::{DiskMap, Extent},
 };
 use first_touch::FirstTouch;
+use growth::Growth;
 use layers::{Layer, Layers};
 use readahead::Readahead;
 use rotate::Recorded;
@@ -69,6 +71,8 @@ pub struct Volume {
     size_bytes: AtomicU64,
     first_touch: FirstTouch,
     readahead: Option<Readahead>,
+    /// None: it grows as long as the kernel lets it.
+    growth: Option<Growth>,
     rotations: Mutex<()>,
     lease: Option<Lease>,
 }
@@ -117,6 +121,7 @@ impl Volume {
             size_bytes: AtomicU64::new(size_bytes),
             first_touch: FirstTouch::default(),
             readahead: None,
+            growth: None,
             rotations: Mutex::default(),
             lease,
         })

@@ -29,6 +29,21 @@ impl Volume {
     fn write_over(&self, layers: &Layers, buf: IoBuf<'_>, offset: u64) -> Result<()> {
         let own = layers.writable()?;
         self.check(offset, buf.len() as u64)?;
+        let touched = blocks_touched(offset, buf.len() as u64);
+        if own.members().all_take_space(touched) {
+            return own.overwrite(buf, offset);
+        }
+        self.growing(layers, own, touched, || self.write_and_join(layers, own, buf, offset))
+    }
+
+    /// Writes where not every block is in.
+    fn write_and_join(
+        &self,
+        layers: &Layers,
+        own: &Delta,
+        buf: IoBuf<'_>,
+        offset: u64,
+    ) -> Result<()> {
         if own.members().contains_all(blocks_touched(offset, buf.len() as u64)) {
             return own.overwrite(buf, offset);
         }
@@ -106,7 +121,10 @@ impl Volume {
             let len = (blocks.end() - start).min(ZERO_BLOCKS_MAX);
             let part = BlockRange { start, len };
             match space {
-                Space::Keep => self.zero_now(own, part, space)?,
+                Space::Keep => {
+                    let zero = || self.zero_now(own, part, space);
+                    self.growing(&layers, own, part, zero)?;
+                }
                 Space::Release => self.zero_where_needed(&layers, own, part)?,
             }
             start += len;

@@ -3,6 +3,7 @@
 mod copy;
 mod export;
 mod import;
+pub(crate) mod limits;
 mod stats;
 mod upgrade;
 
@@ -27,6 +28,7 @@ enum StoreCommand {
     Copy(copy::Args),
     Export(export::Args),
     Import(import::Args),
+    Limits(limits::Args),
     Stats(stats::Args),
     Upgrade(upgrade::Args),
 }
@@ -37,6 +39,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<()> {
         StoreCommand::Export(args) => export::run(context, args),
         StoreCommand::Import(args) => import::run(context, args),
         StoreCommand::Stats(args) => stats::run(context, args),
+        StoreCommand::Limits(args) => limits::run(context, args),
         StoreCommand::Upgrade(args) => upgrade::run(context, args),
     }
 }
