@@ -119,7 +119,9 @@ mod tests {
             delta: Some(5),
             when_full: WhenFull::Pause,
         };
-        for (limits, expected) in [(all, "5b89d735e535bba0"), (LimitsFile::default(), "")] {
+        for (limits, expected) in
+            [(all, "5b89d735e535bba0"), (LimitsFile::default(), "98213dae5fd621dc")]
+        {
             let mut bytes = limits.encode([7; 16]);
             assert_eq!(bytes.len(), LimitsFile::LEN);
             assert_eq!(LimitsFile::decode(&bytes, [7; 16]).unwrap(), limits);
