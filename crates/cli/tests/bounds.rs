@@ -159,7 +159,7 @@ fn a_quota_refuses_whatever_adds_and_removal_makes_room_again() {
     silt.fails(8, &["commit", "vm", "committed"]);
     let warnings = silt.json(&["info"])["warnings"].clone();
     assert_eq!(
-        (&warnings[0]["bound"], &warnings[0]["severity"]),
+        (&warnings[0]["about"], &warnings[0]["severity"]),
         (&json!("quota"), &json!("critical"))
     );
     silt.assert_verified();

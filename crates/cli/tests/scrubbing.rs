@@ -35,6 +35,14 @@ fn a_scrub_finds_damage_and_says_so_afterwards() {
     assert!(ran.stderr.contains("damaged: chunk "), "{ran:?}");
     let place = ran.document();
     assert_eq!((&place["passes"], &place["damages_before"]), (&2.into(), &1.into()), "{place:#}");
+    let warned = |about: &str| {
+        let warnings = silt.json(&["info"])["warnings"].clone();
+        warnings.as_array().unwrap().iter().any(|warning| warning["about"] == about)
+    };
+    assert!(warned("scrub") && !warned("quarantine"));
+    silt.run(&["verify", "--repair", "--from", "pristine"]);
+    silt.json(&["scrub", "--once"]);
+    assert!(!warned("scrub") && warned("quarantine"));
     furnished.again();
     // A place that cannot be read is none.
     std::fs::write(silt.store().join("scrub"), b"SILTSCRB").unwrap();

@@ -1,4 +1,4 @@
-//! How a store stands with its bounds, and what there is to warn of.
+//! How a store stands: its bounds, and what there is to warn of.
 
 use crate::{control::ServerStatus, engine::Engine};
 use silt_store::{LimitsFile, StoreSpace, VolumeRecord, disk_usage};
@@ -27,11 +27,12 @@ impl Severity {
     }
 }
 
-/// Something that a bound will soon be in the way of.
+/// Something to look after.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
-    /// Which bound: `quota`, `reserve` or `delta`.
-    pub bound: &'static str,
+    /// What: a bound (`quota`, `reserve`, `delta`), damage that was found in the background (`scrub`), or damaged files that were put
+    /// aside (`quarantine`).
+    pub about: &'static str,
     /// Of which volume, where it is one's.
     pub volume: Option<String>,
     /// How soon.
@@ -45,7 +46,7 @@ pub struct Warning {
 pub struct StoreBounds {
     /// What it takes, may take, and what is free.
     pub space: StoreSpace,
-    /// What to look after, the bounds of the whole store first.
+    /// What to look after, that of the whole store first.
     pub warnings: Vec<Warning>,
 }
 
@@ -63,11 +64,38 @@ impl Engine {
     /// How the store stands with its bounds; `served` says what volumes that are served do. Costs a look at every file.
     pub fn bounds(&self, served: &[ServerStatus]) -> Result<StoreBounds> {
         let space = self.store.space()?;
-        let mut warnings: Vec<_> = [of_quota(&space), of_reserve(&space)].into();
+        let mut warnings: Vec<_> =
+            [of_quota(&space), of_reserve(&space), self.of_scrub(), self.of_quarantine()?].into();
         for volume in &self.list()?.volumes {
             warnings.push(self.of_volume(volume, &space, served)?);
         }
         Ok(StoreBounds { space, warnings: warnings.into_iter().flatten().collect() })
+    }
+
+    /// What the last whole pass in the background found, or the one under way has.
+    fn of_scrub(&self) -> Option<Warning> {
+        let place = self.scrubbed()?;
+        let damages = place.damages_before.max(place.damages);
+        let message = format!(
+            "verification in the background found {damages} damaged: `silt verify --files` tells what, `silt verify --repair` makes it good"
+        );
+        let severity = Severity::Critical;
+        (damages > 0).then_some(Warning { about: "scrub", volume: None, severity, message })
+    }
+
+    /// They are for people to remove, once they are sure.
+    fn of_quarantine(&self) -> Result<Option<Warning>> {
+        let folder = self.store.paths().quarantine();
+        if !folder.exists() {
+            return Ok(None);
+        }
+        let message = format!(
+            "a repair has put damaged files aside, {}: remove {} when nothing is missed",
+            format_size(disk_usage(&folder)?),
+            folder.display()
+        );
+        let severity = Severity::Warning;
+        Ok(Some(Warning { about: "quarantine", volume: None, severity, message }))
     }
 
     fn of_volume(
@@ -105,7 +133,7 @@ impl Engine {
             false => max.and_then(|max| severity_of(used, max)),
         };
         let volume = Some(name.to_string());
-        Ok(severity.map(|severity| Warning { bound: "delta", volume, severity, message }))
+        Ok(severity.map(|severity| Warning { about: "delta", volume, severity, message }))
     }
 
     /// Space that the deltas of a volume that nobody serves take.
@@ -135,7 +163,7 @@ fn of_quota(space: &StoreSpace) -> Option<Warning> {
     let severity = severity_of(space.bytes_on_disk, quota)?;
     let (used, quota) = (format_size(space.bytes_on_disk), format_size(quota));
     let message = format!("the store takes {used} of its quota of {quota}");
-    Some(Warning { bound: "quota", volume: None, severity, message })
+    Some(Warning { about: "quota", volume: None, severity, message })
 }
 
 fn of_reserve(space: &StoreSpace) -> Option<Warning> {
@@ -149,7 +177,7 @@ fn of_reserve(space: &StoreSpace) -> Option<Warning> {
     let message = format!(
         "the store's file system has {free} free; nothing is added once it is less than {reserve}, the reserve"
     );
-    Some(Warning { bound: "reserve", volume: None, severity, message })
+    Some(Warning { about: "reserve", volume: None, severity, message })
 }
 
 #[cfg(test)]

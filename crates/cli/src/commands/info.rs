@@ -158,7 +158,7 @@ fn warning_text(warning: &Warning) -> String {
 fn store_document(info: &StoreInfo, bounds: &StoreBounds) -> Value {
     let warning = |warning: &Warning| {
         json!({
-            "bound": warning.bound,
+            "about": warning.about,
             "volume": warning.volume,
             "severity": warning.severity.as_str(),
             "message": warning.message,

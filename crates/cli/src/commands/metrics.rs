@@ -201,10 +201,10 @@ fn store_exposition(bounds: &StoreBounds) -> String {
     ));
     line(format_args!("# TYPE siltstone_store_warning gauge"));
     for warning in &bounds.warnings {
-        let (bound, severity) = (warning.bound, warning.severity.as_str());
+        let (about, severity) = (warning.about, warning.severity.as_str());
         let volume = escaped(warning.volume.as_deref().unwrap_or_default());
         line(format_args!(
-            "siltstone_store_warning{{bound=\"{bound}\",severity=\"{severity}\",volume=\"{volume}\"}} 1"
+            "siltstone_store_warning{{about=\"{about}\",severity=\"{severity}\",volume=\"{volume}\"}} 1"
         ));
     }
     text
