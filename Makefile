@@ -3,7 +3,7 @@
 
 CARGO ?= cargo
 
-.PHONY: build demo test check bench fuzz soak
+.PHONY: build demo test check bench fuzz soak damage crash
 
 build:
 	$(CARGO) build --release
@@ -22,6 +22,14 @@ test:
 # Eight processes at one store for an hour, killed at random; some seconds of it are part of `make test`.
 soak:
 	SILT_SOAK_SECONDS=$${SILT_SOAK_SECONDS:-3600} $(CARGO) test --locked -p siltstone --test main -- --nocapture soak
+
+# A small store hurt in every way there is, repaired each time: hours. A part of it is in `make test`.
+damage:
+	SILT_DAMAGE_EVERY=$${SILT_DAMAGE_EVERY:-1} $(CARGO) test --locked -p siltstone --test main -- --nocapture every_byte
+
+# Commands stopped at each of their steps, and many power cuts: hours. A part of it is in `make test`.
+crash:
+	SILT_EVERY_STEP=1 SILT_POWER_STATES=$${SILT_POWER_STATES:-2500} $(CARGO) test --locked -p siltstone --test main -- --nocapture durability::steps durability::power
 
 check:
 	$(CARGO) fmt --all --check

@@ -2,13 +2,13 @@
 //!
 //! A device around the volume, under everything that counts and limits. Where a write waits it holds nothing of the volume, so
 //! reads, flushes, discards, snapshots and writes that need no space go on. It is tried again once a second, and whenever a
-//! discard has given something back; when the server is to end, it fails.
+//! discard has given something back; when the server is to end, or who asked is gone, it fails.
 
 use silt_export::StopSignal;
 use silt_store::WhenFull;
 use silt_sys::iobuf::{IoBuf, IoBufMut};
 use silt_types::{Error, ErrorKind, Result};
-use silt_volume::{BlockDevice, BlockStatus, Geometry, Volume};
+use silt_volume::{BlockDevice, BlockStatus, Geometry, Volume, is_wanted};
 use std::{
     sync::{
         Arc, Condvar, Mutex, PoisonError,
@@ -68,21 +68,30 @@ impl Bounded {
 
     /// Writes, be it later.
     fn patiently(&self, write: impl Fn() -> Result<()>) -> Result<()> {
-        loop {
-            let before = self.given_back();
-            match self.noticed(write()) {
-                Err(error) if error.kind() == ErrorKind::NoSpace && self.waits() => {
-                    self.waiting.fetch_add(1, Relaxed);
-                    self.wait(before);
-                    self.waiting.fetch_sub(1, Relaxed);
-                }
-                other => return other,
+        let mut before = self.given_back();
+        let refused = match self.noticed(write()) {
+            Err(error) if error.kind() == ErrorKind::NoSpace && self.waits() => error,
+            other => return other,
+        };
+        self.waiting.fetch_add(1, Relaxed);
+        let done = loop {
+            self.wait(before);
+            // It may have been asked for again elsewhere, and done there.
+            if !is_wanted() {
+                break Err(refused);
             }
-        }
+            before = self.given_back();
+            match self.noticed(write()) {
+                Err(error) if error.kind() == ErrorKind::NoSpace && self.waits() => {}
+                other => break other,
+            }
+        };
+        self.waiting.fetch_sub(1, Relaxed);
+        done
     }
 
     fn waits(&self) -> bool {
-        self.when_full() == WhenFull::Pause && !self.stop.is_triggered()
+        self.when_full() == WhenFull::Pause && !self.stop.is_triggered() && is_wanted()
     }
 
     /// Waits for space to be given back that was not `before`, or until it is time to try again.

@@ -19,6 +19,8 @@ use std::{
 const REMEMBER: Duration = Duration::from_secs(10);
 /// How long a collection is waited for before it is asked again whether to stop.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long nothing is held between two packs.
+const GIVE_WAY: Duration = Duration::from_millis(50);
 /// The rest between two passes: of a store that is read in less there is nothing new to find.
 const REST: Duration = Duration::from_secs(60);
 
@@ -58,8 +60,15 @@ impl Engine {
                 }
                 continue;
             };
-            let Some(_held) = self.hold(stop)? else { break };
+            let Some(held) = self.hold(stop)? else { break };
             let findings = self.store.verify_pack(pack, &throttle)?;
+            drop(held);
+            // Who waits for its turn looks for it now and then.
+            stop.wait(GIVE_WAY);
+            if self.store.is_replaced()? {
+                let message = "the store's database was made again meanwhile: begin the scrub anew";
+                return Err(Error::new(ErrorKind::Io, message));
+            }
             findings.found.iter().for_each(|finding| found(&finding.error.chain()));
             place.damages += findings.found.len() as u64;
             (place.pack, place.bytes) = (pack, place.bytes + bytes);

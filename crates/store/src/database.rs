@@ -11,14 +11,17 @@ use silt_types::{Context as _, Error, ErrorKind, Result};
 use std::{
     fs::File,
     io,
-    os::unix::ffi::OsStrExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
 /// How long a writer waits for another one. Transactions last milliseconds; this is for a machine that stalls.
 const WRITER_WAIT: Duration = Duration::from_secs(60);
+
+/// How long others are waited for by who must have the database alone.
+const ALONE_WAIT: Duration = Duration::from_secs(5);
 
 /// How long the log is asked for, at the end of a process that wrote.
 const LOG_WAIT: Duration = Duration::from_millis(20);
@@ -76,6 +79,8 @@ pub(crate) struct Database {
     path: PathBuf,
     /// Nothing can be written where it lies: it is read as it is.
     is_read_only: bool,
+    /// Device and number of the file that connections are to.
+    file: OnceLock<(u64, u64)>,
     writer: Mutex<Option<Connection>>,
     readers: Mutex<Vec<Connection>>,
 }
@@ -271,6 +276,7 @@ impl Database {
         Database {
             path: path.to_owned(),
             is_read_only: durability::is_on_read_only(path),
+            file: OnceLock::new(),
             writer: Mutex::default(),
             readers: Mutex::default(),
         }
@@ -327,12 +333,43 @@ impl Database {
         let result = (|| {
             let tx = Transaction::new_unchecked(&connection, TransactionBehavior::Immediate)
                 .map_err(failed)?;
+            // What is written there nobody would find.
+            if self.is_replaced()? {
+                let message = format!("{doing}: the database was made again meanwhile: try again");
+                return Err(Error::new(ErrorKind::Busy, message));
+            }
             let value = f(&tx)?;
             tx.commit().map_err(failed)?;
             Ok(value)
         })();
         *writer = Some(connection);
         result
+    }
+
+    /// Whether another file has taken the place of the one that connections are to.
+    pub(crate) fn is_replaced(&self) -> Result<bool> {
+        Ok(self.file.get().is_some_and(|file| file_of(&self.path).ok() != Some(*file)))
+    }
+
+    /// A connection that nobody else has one beside; `None` if what is there is no database that could be opened. `Busy` if others
+    /// have it open: one that closes it later would take the log of whatever lies there then along.
+    pub(crate) fn alone(path: &Path) -> Result<Option<Connection>> {
+        let open = || {
+            let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            let connection = Connection::open_with_flags(path, flags)?;
+            connection.busy_timeout(ALONE_WAIT)?;
+            connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+            connection.pragma_update(None, "cell_size_check", true)?;
+            connection.pragma_update(None, "trusted_schema", false)?;
+            connection.execute_batch("BEGIN IMMEDIATE; COMMIT")?;
+            Ok(connection)
+        };
+        let doing = "cannot have the database alone";
+        match open().map_err(|error| Database::new(path).error(doing, error)) {
+            Ok(connection) => Ok(Some(connection)),
+            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Gives back to the file system what is free in the file, a little at a time.
@@ -388,6 +425,9 @@ impl Database {
                 Connection::open_with_flags(self.uri(!self.log().exists()), flags)?
             }
         };
+        if let Ok(file) = file_of(&self.path) {
+            let _ = self.file.set(file);
+        }
         connection.busy_timeout(WRITER_WAIT)?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "cache_size", -cache_kib)?;
@@ -397,6 +437,10 @@ impl Database {
         connection.pragma_update(None, "secure_delete", "FAST")?;
         Ok(connection)
     }
+}
+
+fn file_of(path: &Path) -> io::Result<(u64, u64)> {
+    std::fs::metadata(path).map(|file| (file.dev(), file.ino()))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -196,11 +196,15 @@ impl Ingest {
         if !self.pending.shard(id).insert(*id) {
             return Ok(false);
         }
-        if self.pending.index_has_chunks.load(Relaxed) && self.has(id)? {
-            self.pending.shard(id).remove(id);
-            return Ok(false);
+        if !self.pending.index_has_chunks.load(Relaxed) {
+            return Ok(true);
         }
-        Ok(true)
+        let has = self.has(id);
+        if !matches!(has, Ok(false)) {
+            // It is there, or that cannot be told: then nobody is to take it for stored.
+            self.pending.shard(id).remove(id);
+        }
+        has.map(|has| !has)
     }
 
     /// Stores a chunk as it is stored elsewhere, unless it is here. `read` is asked for it only where it is not, and an error
@@ -261,6 +265,21 @@ impl Ingest {
     }
 
     fn append(&self, kind: u8, id: ChunkId, codec: Codec, stored: &[u8], len: usize) -> Result<()> {
+        let appended = self.append_to_pack(kind, id, codec, stored, len);
+        // Nobody is to take it for stored.
+        appended.inspect_err(|_| {
+            self.pending.shard(&id).remove(&id);
+        })
+    }
+
+    fn append_to_pack(
+        &self,
+        kind: u8,
+        id: ChunkId,
+        codec: Codec,
+        stored: &[u8],
+        len: usize,
+    ) -> Result<()> {
         self.space.take(stored.len() as u64 + CHUNK_BYTES_BESIDE, || Ok(None))?;
         let mut current = lock(&self.current);
         let writer = match &mut *current {

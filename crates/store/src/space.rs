@@ -99,11 +99,7 @@ impl Portions {
         let mut portion = self.lock();
         let now = Instant::now();
         if portion.bytes < bytes || portion.until.is_none_or(|until| until < now) {
-            let allowed = match self.allowance.ask(&SpaceAsked { bytes, delta: delta()? }) {
-                // Who knows cannot be asked, as a broker that was killed. The kernel still says when all is full.
-                Err(error) if error.kind() == ErrorKind::Io => return Ok(()),
-                other => other?,
-            };
+            let allowed = self.allowance.ask(&SpaceAsked { bytes, delta: delta()? })?;
             (portion.delta_max, portion.when_full) = (allowed.delta_max, allowed.when_full);
             portion.bytes = allowed.bytes.map_err(|why| Error::new(ErrorKind::NoSpace, why))?;
             portion.until = Some(now + PORTION_TIME);

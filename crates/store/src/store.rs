@@ -197,6 +197,11 @@ impl Store {
         Ok(index::find(&self.shared.database, id)?.is_some())
     }
 
+    /// Whether another database has taken the place of the one that is open here: a repair does that.
+    pub fn is_replaced(&self) -> Result<bool> {
+        self.shared.database.is_replaced()
+    }
+
     /// Packs that a collection has condemned and not removed yet.
     pub fn packs_condemned(&self) -> Result<u64> {
         let doing = "cannot read the state of the catalog";

@@ -10,6 +10,7 @@ use crate::{
     reader::PackPlace,
     store::{Shared, Store},
 };
+use rustix::io::Errno;
 use silt_sys::durability;
 use silt_types::{ChunkId, Error, ErrorKind, PackId, Progress, Result};
 use std::{
@@ -97,6 +98,14 @@ impl Findings {
         self.add(Damaged::Chunk(pack, chunk), error);
     }
 
+    /// The findings, unless one of them is about this process and its moment: then that is the error that it is.
+    fn of_the_store(mut self) -> Result<Findings> {
+        match self.found.iter().position(|finding| is_of_the_moment(&finding.error)) {
+            Some(at) => Err(self.found.swap_remove(at).error),
+            None => Ok(self),
+        }
+    }
+
     /// Whether the database is to be made again.
     pub fn has_damaged_database(&self) -> bool {
         self.found.iter().any(|finding| finding.damaged == Damaged::Database)
@@ -145,7 +154,7 @@ impl Store {
         let mut findings = all.into_inner().unwrap_or_else(PoisonError::into_inner);
         let rows_found = rows_found.into_inner().unwrap_or_else(PoisonError::into_inner);
         check_rows(shared, &packs, &rows_found, &mut findings)?;
-        Ok(findings)
+        findings.of_the_store()
     }
 
     /// The number and the length of the pack that comes after the one of this number, if there is one.
@@ -181,6 +190,14 @@ impl Store {
         check_database(self.shared(), &mut findings)?;
         Ok(findings)
     }
+}
+
+/// Whether an error says nothing of what is stored: there is no space or no room, or no right, or somebody is in the way.
+fn is_of_the_moment(error: &Error) -> bool {
+    let of_process = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::ACCESS, Errno::PERM];
+    let is_one = |errno| of_process.iter().any(|known| known.raw_os_error() == errno);
+    matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::Busy)
+        || error.os_error().is_some_and(is_one)
 }
 
 fn merge(all: &mut Findings, found: Findings) {

@@ -8,6 +8,7 @@ mod map;
 mod partitions;
 mod seal;
 mod volume;
+mod wanted;
 
 pub use compare::{DifferingBlocks, VolumePair};
 pub use delta::{BOOT_NOTES, Delta, DeltaReader, DeltaRun, DeltaRuns, Space, WriteMark};
@@ -20,3 +21,4 @@ pub use map::{
 pub use partitions::{PartOfDisk, Partition, ext4_places, partitions};
 pub use seal::{DirtyBlocks, DirtyRuns, NewDisk, SealCounts, SealParts, Sealed, seal};
 pub use volume::{Volume, VolumeParts};
+pub use wanted::{is_wanted, is_wanted_while};

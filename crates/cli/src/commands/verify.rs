@@ -82,7 +82,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode> {
 /// A folder that is a store is meant as one.
 fn elsewhere(text: &OsStr) -> Result<Elsewhere> {
     let path = Path::new(text);
-    match path.join("packs").is_dir() && path.join("catalog.db").is_file() {
+    match path.join("packs").is_dir() && path.join("leases").is_dir() {
         true => Ok(Elsewhere::Store(path.into())),
         false => Source::parse(text).map(Elsewhere::Source),
     }

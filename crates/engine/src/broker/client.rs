@@ -9,7 +9,7 @@ use rustix::{
     net::{RecvFlags, SendFlags, recv, send},
 };
 use silt_export::fuse::Mount;
-use silt_store::{Allowance, Allowed, PackPlace, Places, SpaceAsked};
+use silt_store::{Allowance, Allowed, PackPlace, Places, SpaceAsked, WhenFull};
 use silt_sys::process::HelperProcess;
 use silt_types::{ChunkId, Error, ErrorKind, Result};
 use std::{
@@ -64,13 +64,18 @@ impl Broker {
     }
 
     fn ask(&self, request: &Request) -> Reply {
+        decode_reply(&self.exchange(request)?)
+    }
+
+    /// An error is one of getting through to it.
+    fn exchange(&self, request: &Request) -> Result<Vec<u8>> {
         let helper = self.helper.lock().unwrap_or_else(PoisonError::into_inner);
         send_to(&helper, request)?;
         let mut reply = [0; MESSAGE_LEN_MAX];
         let received = retry_on_intr(|| recv(helper.socket(), &mut reply, RecvFlags::empty()));
         match received {
             Ok((0, _)) => Err(Error::new(ErrorKind::Io, "the broker of this server has ended")),
-            Ok((len, _)) => decode_reply(&reply[..len]),
+            Ok((len, _)) => Ok(reply[..len].to_vec()),
             Err(errno) => Err(Error::io("the broker does not answer", errno.into())),
         }
     }
@@ -88,9 +93,14 @@ impl Places for Broker {
 }
 
 impl Allowance for Broker {
-    /// Costs a message each way, and what the store's own answer does.
+    /// Costs a message each way, and what the store's own answer does. Where the broker was killed nobody can say, and nothing is
+    /// refused: the kernel still says when all is full.
     fn ask(&self, asked: &SpaceAsked) -> Result<Allowed> {
-        match Broker::ask(self, &Request::Space(*asked))? {
+        let Ok(reply) = self.exchange(&Request::Space(*asked)) else {
+            let when_full = WhenFull::default();
+            return Ok(Allowed { bytes: Ok(asked.bytes), delta_max: None, when_full });
+        };
+        match decode_reply(&reply)? {
             Answer::Space(allowed) => Ok(allowed),
             Answer::Nothing | Answer::Place(_) => Err(answered_otherwise()),
         }

@@ -11,9 +11,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// What is known of disks and folders.
 pub(super) trait Surroundings {
-    /// Bytes that a disk maps; an error if its map cannot be read.
-    fn bytes_mapped(&self, disk: DiskId) -> Result<u64>;
-    /// The volume in whose folder a delta is.
+    /// Bytes that a disk maps, as far as its map can be read; `None` if a node of it is in no pack.
+    fn bytes_mapped(&self, disk: DiskId) -> Option<u64>;
+    /// The volume in whose folder a delta is; `None` if it is in none.
     fn home_of(&self, delta: DeltaId) -> Option<VolumeId>;
     /// An id that nothing has.
     fn new_delta(&self) -> Result<DeltaId>;
@@ -24,6 +24,8 @@ pub(super) trait Surroundings {
 pub(super) struct Found {
     pub(super) listing: Listing,
     pub(super) told: Vec<String>,
+    /// What is left does not tell.
+    doubtful: Vec<String>,
     /// Names that there were, and of which nothing is left.
     pub(super) lost: Vec<String>,
 }
@@ -43,12 +45,46 @@ pub(super) fn find_names(
         return Ok(found);
     }
     found.images(salvaged, about);
-    found.volumes(salvaged, headers, about)?;
+    let seals = seals_of(salvaged);
+    found.volumes(salvaged, headers, &seals, about)?;
     found.snapshots(salvaged);
+    if salvaged.is_behind {
+        found.apply(&seals, about);
+    }
     found.lost_volumes(about)?;
+    found.freeze_shared(about)?;
     found.untie();
     found.lost = found.lost(salvaged);
+    found.lost.append(&mut found.doubtful);
     Ok(found)
+}
+
+fn seals_of(salvaged: &Salvaged) -> Seals {
+    let seals = salvaged.roots.iter().filter_map(|root| match root {
+        RootRecord::Seal { base, delta, disk } => Some(((*base, *delta), *disk)),
+        _ => None,
+    });
+    seals.collect()
+}
+
+/// Goes up from a base through deltas, oldest last, that became parts of disks. One that still lies there, without a seal of it, ends
+/// that.
+fn apply_seals(
+    base: &mut DiskId,
+    frozen: &mut Vec<FrozenDelta>,
+    seals: &Seals,
+    is_there: &dyn Fn(&FrozenDelta) -> bool,
+) {
+    while let Some(oldest) = frozen.last() {
+        match seals.get(&(*base, oldest.delta)) {
+            // Its folder goes after the transaction: while it is there, reading through it is as good.
+            Some(disk) if !is_there(oldest) => {
+                *base = *disk;
+                frozen.pop();
+            }
+            _ => return,
+        }
+    }
 }
 
 impl Found {
@@ -88,16 +124,11 @@ impl Found {
             return; // It was replaced.
         }
         let name = &image.name;
-        let bytes_nonzero = match about.bytes_mapped(image.disk) {
-            Ok(bytes) => bytes,
-            // Most likely it was removed, and collected.
-            Err(error) => {
-                let why = error.chain();
-                self.told.push(format!(
-                    "image {name}, which a pack tells of, cannot be read and is left out: {why}"
-                ));
-                return;
-            }
+        let Some(bytes_nonzero) = about.bytes_mapped(image.disk) else {
+            self.told.push(format!(
+                "image {name}, which a pack tells of, is left out: it was removed and collected, in part"
+            ));
+            return;
         };
         self.told.push(format!("image {name} is what a pack tells of it"));
         let image = ImageRecord { bytes_nonzero, ..image };
@@ -114,21 +145,60 @@ impl Found {
         &mut self,
         salvaged: &Salvaged,
         headers: &[VolumeHeader],
+        seals: &Seals,
         about: &dyn Surroundings,
     ) -> Result<()> {
-        let seals: Seals = salvaged
-            .roots
-            .iter()
-            .filter_map(|root| match root {
-                RootRecord::Seal { base, delta, disk } => Some(((*base, *delta), *disk)),
-                _ => None,
-            })
-            .collect();
-        let known: HashSet<VolumeId> = self.listing.volumes.iter().map(|v| v.id).collect();
-        for header in headers.iter().filter(|header| !known.contains(&header.id)) {
-            let volume = self.volume_of(header, &seals, about)?;
+        for header in headers {
+            let there = self.listing.volumes.iter().position(|volume| volume.id == header.id);
+            let is_newer = |at: usize| {
+                salvaged.is_behind && self.listing.volumes[at].generation < header.generation
+            };
+            if there.is_some_and(|at| !is_newer(at)) {
+                continue;
+            }
+            let before = there.map(|at| self.listing.volumes.remove(at));
+            let volume = self.volume_of(header, seals, about)?;
             self.told.push(format!("volume {} is what its folder says", volume.name));
-            self.listing.volumes.push(volume);
+            self.listing.volumes.push(match before {
+                Some(before) => VolumeRecord {
+                    name: before.name,
+                    head: before.head,
+                    source: before.source,
+                    source_volume: before.source_volume,
+                    created_ns: before.created_ns,
+                    ..volume
+                },
+                None => volume,
+            });
+        }
+        Ok(())
+    }
+
+    /// Lets seals that an old catalog does not know of be seen.
+    fn apply(&mut self, seals: &Seals, about: &dyn Surroundings) {
+        let is_there = |frozen: &FrozenDelta| about.home_of(frozen.delta).is_some();
+        for volume in &mut self.listing.volumes {
+            apply_seals(&mut volume.base, &mut volume.frozen, seals, &is_there);
+        }
+        for snapshot in &mut self.listing.snapshots {
+            apply_seals(&mut snapshot.base, &mut snapshot.frozen, seals, &is_there);
+        }
+    }
+
+    /// A delta that others read through, or that a seal has made a part of a disk, is nobody's own: the catalog had gone on without
+    /// the header, which is written by who serves the volume next.
+    fn freeze_shared(&mut self, about: &dyn Surroundings) -> Result<()> {
+        let of_volumes = self.listing.volumes.iter().flat_map(|volume| &volume.frozen);
+        let of_snapshots = self.listing.snapshots.iter().flat_map(|snapshot| &snapshot.frozen);
+        let frozen: HashSet<DeltaId> =
+            of_volumes.chain(of_snapshots).map(|frozen| frozen.delta).collect();
+        for volume in &mut self.listing.volumes {
+            if frozen.contains(&volume.own) {
+                let home = about.home_of(volume.own).unwrap_or(volume.id);
+                volume.frozen.insert(0, FrozenDelta { delta: volume.own, home });
+                volume.own = about.new_delta()?;
+                volume.generation += 1;
+            }
         }
         Ok(())
     }
@@ -139,13 +209,21 @@ impl Found {
         seals: &Seals,
         about: &dyn Surroundings,
     ) -> Result<VolumeRecord> {
-        let (mut base, mut frozen) = (header.base, header.frozen.clone());
-        while let Some(disk) = frozen.last().and_then(|oldest| seals.get(&(base, *oldest))) {
-            base = *disk;
-            frozen.pop();
-        }
         let home = |delta: &DeltaId| about.home_of(*delta).unwrap_or(header.id);
-        let frozen = frozen.iter().map(|delta| FrozenDelta { delta: *delta, home: home(delta) });
+        // The own delta may have been frozen, and sealed, since the header was written.
+        let deltas = header.own.iter().chain(&header.frozen);
+        let all = deltas.map(|delta| FrozenDelta { delta: *delta, home: home(delta) });
+        let (mut base, mut frozen) = (header.base, all.collect::<Vec<_>>());
+        apply_seals(&mut base, &mut frozen, seals, &|frozen| about.home_of(frozen.delta).is_some());
+        let is_own = |frozen: &FrozenDelta| Some(frozen.delta) == header.own;
+        let own = match frozen.first().is_some_and(is_own) {
+            true => Some(frozen.remove(0).delta),
+            false => None,
+        };
+        let generation = header.generation + u64::from(own.is_none());
+        if own.is_some_and(|own| about.home_of(own).is_none()) {
+            self.doubtful.push(format!("what volume {} wrote last, if it did", header.name));
+        }
         let of_base = self.listing.images.iter().find(|image| image.disk == base);
         let name = self.free_name(&header.name);
         let source: DiskName = of_base.map_or(&name, |image| &image.name).clone().into();
@@ -153,10 +231,10 @@ impl Found {
             id: header.id,
             base,
             size_bytes: header.size_bytes,
-            frozen: frozen.collect(),
+            frozen,
             state: header.state,
-            own: header.own.map_or_else(|| about.new_delta(), Ok)?,
-            generation: header.generation,
+            own: own.map_or_else(|| about.new_delta(), Ok)?,
+            generation,
             head: None,
             source,
             source_volume: None,
@@ -171,6 +249,14 @@ impl Found {
             else {
                 continue;
             };
+            let there = self.listing.snapshots.iter_mut().find(|known| known.id == *id);
+            if let Some(known) =
+                there.filter(|known| !known.frozen.is_empty() && salvaged.is_behind)
+            {
+                (known.base, known.size_bytes) = (*disk, disk.size_bytes);
+                known.frozen.clear();
+                continue;
+            }
             let mut of_volume = self.listing.snapshots.iter().filter(|s| s.volume == *volume);
             let is_taken = of_volume.any(|known| known.id == *id || known.name == *name);
             if is_taken || self.listing.snapshots.iter().any(|known| known.id == *id) {

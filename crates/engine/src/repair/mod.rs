@@ -32,7 +32,7 @@ use silt_types::{
     BLOCK_SIZE_BYTES, ChunkId, Context as _, DeltaId, DiskId, Error, ErrorKind, Name, PackId,
     Progress, Result, VolumeId,
 };
-use silt_volume::{DiskMap, read_volume_header, write_volume_header};
+use silt_volume::{DiskMap, MapVisitor, read_volume_header, write_volume_header};
 use std::{
     collections::{HashMap, HashSet},
     fs, io,
@@ -67,9 +67,11 @@ pub fn repair_store(
     files: bool,
     progress: &dyn Progress,
 ) -> Result<Repaired> {
+    // What cannot be looked into is to be known before anything is changed.
+    let others = stores_of(elsewhere)?;
     let mut done = mend_layout(path)?;
-    let mut names_lost = Vec::new();
-    let (engine, damaged) = open_mended(path, &mut done, &mut names_lost, progress)?;
+    let mut told_lost = Vec::new();
+    let (engine, damaged) = open_mended(path, &mut done, &mut told_lost, progress)?;
     let mut lost = Vec::new();
     if !damaged.is_empty() {
         let roots = roots_of(&engine.list()?);
@@ -79,14 +81,26 @@ pub fn repair_store(
                 "pack {pack} was moved to quarantine, what is sound in it to others"
             ));
         }
+        for pack in &healed.in_use {
+            done.push(format!("pack {pack} is being written, and was left as it is"));
+        }
         lost = healed.lost;
     }
-    engine.mend_headers(&mut done)?;
-    engine.restore(elsewhere, &lost, &mut done, progress)?;
+    engine.mend_headers(&mut done, &mut told_lost)?;
+    engine.restore(others, elsewhere, &lost, &mut done, progress)?;
     let request = VerifyRequest { files, ..VerifyRequest::default() };
     let mut report = engine.verify(&request, progress)?;
-    report.damages.extend(names_lost);
+    report.damages.extend(told_lost);
     Ok(Repaired { done, report })
+}
+
+fn stores_of(elsewhere: &[Elsewhere]) -> Result<Vec<Box<dyn ChunkSource>>> {
+    let paths = elsewhere.iter().filter_map(|place| match place {
+        Elsewhere::Store(path) => Some(path),
+        Elsewhere::Source(_) => None,
+    });
+    let open = |path: &PathBuf| Ok(Box::new(Store::open(path, 0)?) as Box<dyn ChunkSource>);
+    paths.map(open).collect()
 }
 
 /// Opens the store, its database having been made again if that is damaged. Answers the packs of which something is damaged, too.
@@ -135,7 +149,8 @@ fn rebuild(path: &Path, done: &mut Vec<String>, progress: &dyn Progress) -> Resu
     let rebuild = Rebuild::begin(path, progress)?;
     let folders = VolumeFolders::read(&paths)?;
     let found = {
-        let about = Known { source: Arc::new(rebuild.source()), folders: &folders };
+        let about =
+            Known { rebuild: &rebuild, source: Arc::new(rebuild.source()), folders: &folders };
         find_names(rebuild.salvaged(), &folders.headers, &about)?
     };
     let Listing { images, volumes, snapshots } = &found.listing;
@@ -193,15 +208,39 @@ fn names_in(folder: &Path) -> Result<Vec<String>> {
     names.collect::<io::Result<_>>().context(failed)
 }
 
+/// Ends a walk at a node that no pack has.
+struct Nodes<'a> {
+    rebuild: &'a Rebuild,
+    seen: HashSet<ChunkId>,
+}
+
+impl MapVisitor for Nodes<'_> {
+    fn enter(&mut self, node: &ChunkId) -> bool {
+        self.seen.insert(*node)
+    }
+
+    fn node(&mut self, _node: &ChunkId, _len_bytes: u64) {}
+
+    fn content(&mut self, _chunk: &ChunkId) {}
+
+    fn unreadable(&mut self, node: &ChunkId, error: Error) -> Result<()> {
+        if self.rebuild.has(node)? { Ok(()) } else { Err(error) }
+    }
+}
+
 struct Known<'a> {
+    rebuild: &'a Rebuild,
     source: Arc<ChunkReader>,
     folders: &'a VolumeFolders,
 }
 
 impl Surroundings for Known<'_> {
-    fn bytes_mapped(&self, disk: DiskId) -> Result<u64> {
-        let map = DiskMap::open(self.source.clone(), disk)?;
-        map.extents().try_fold(0, |sum, extent| Ok(sum + extent?.range.len * BLOCK_SIZE_BYTES))
+    fn bytes_mapped(&self, disk: DiskId) -> Option<u64> {
+        let map = DiskMap::open(self.source.clone(), disk).ok()?;
+        // A node that is damaged may be found elsewhere yet.
+        let mut nodes = Nodes { rebuild: self.rebuild, seen: HashSet::new() };
+        map.walk(&mut nodes).ok()?;
+        Some(map.extents().flatten().map(|extent| extent.range.len * BLOCK_SIZE_BYTES).sum())
     }
 
     fn home_of(&self, delta: DeltaId) -> Option<VolumeId> {
@@ -215,7 +254,7 @@ impl Surroundings for Known<'_> {
 
 impl Engine {
     /// Writes headers anew that are damaged, or are not what the catalog says. A volume that is in use is left alone.
-    fn mend_headers(&self, done: &mut Vec<String>) -> Result<()> {
+    fn mend_headers(&self, done: &mut Vec<String>, lost: &mut Vec<Damage>) -> Result<()> {
         for volume in self.list()?.volumes {
             let folder = self.store.paths().volume(volume.id);
             if !folder.exists() {
@@ -230,24 +269,33 @@ impl Engine {
                 Ok(header) if header.id == now.id && !differs(&header, &now) => {}
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
-                _ => self.mend_header(&now, done)?,
+                _ => self.mend_header(&now, done, lost)?,
             }
         }
         Ok(())
     }
 
     /// The damaged header may have been ahead of the catalog, and named a delta that nothing else does: that is put aside with it.
-    fn mend_header(&self, volume: &VolumeRecord, done: &mut Vec<String>) -> Result<()> {
+    fn mend_header(
+        &self,
+        volume: &VolumeRecord,
+        done: &mut Vec<String>,
+        lost: &mut Vec<Damage>,
+    ) -> Result<()> {
         let paths = self.store.paths();
         let folder = paths.volume(volume.id);
         let named = deltas_named(&self.list()?);
         for name in names_in(&folder)? {
             if name.parse::<DeltaId>().is_ok_and(|delta| !named.contains(&delta)) {
                 quarantine(paths, &folder.join(&name))?;
-                done.push(format!(
-                    "delta {name} of volume {}, which no record names, was moved to quarantine",
-                    volume.name
-                ));
+                lost.push(Damage {
+                    what: format!(
+                        "delta {name} of volume {}, which may hold its last writes, is named by nothing but its damaged header; it was moved to quarantine",
+                        volume.name
+                    ),
+                    needed_by: vec![format!("volume {}", volume.name)],
+                    ..Damage::default()
+                });
             }
         }
         quarantine(paths, &folder.join("header"))?;
@@ -259,22 +307,12 @@ impl Engine {
     /// Looks for chunks that are lost wherever they may be.
     fn restore(
         &self,
+        others: Vec<Box<dyn ChunkSource>>,
         elsewhere: &[Elsewhere],
         lost: &[(ChunkId, ChunkKind)],
         done: &mut Vec<String>,
         progress: &dyn Progress,
     ) -> Result<()> {
-        let mut others: Vec<Box<dyn ChunkSource>> = Vec::new();
-        if !lost.is_empty() {
-            let lost = lost.iter().map(|(id, _)| *id).collect();
-            others.push(Box::new(self.store.other_copies(&lost)?));
-        }
-        for path in elsewhere.iter().filter_map(|e| match e {
-            Elsewhere::Store(path) => Some(path),
-            Elsewhere::Source(_) => None,
-        }) {
-            others.push(Box::new(Store::open(path, 0)?));
-        }
         if !others.is_empty() {
             let found = self.restore_from(others, lost, progress)?;
             if found > 0 {
@@ -284,7 +322,9 @@ impl Engine {
         for place in elsewhere {
             if let Elsewhere::Source(source) = place {
                 let stored = self.store_again(source, progress)?;
-                done.push(format!("{stored} chunks that were lost were read from {source}"));
+                done.push(format!(
+                    "{stored} chunks that the store had not got were read from {source}"
+                ));
             }
         }
         Ok(())

@@ -282,11 +282,21 @@ impl Part {
     }
 }
 
-/// `AlreadyExists` if the file is something else. One of zeros is what a power cut may leave.
+/// `AlreadyExists` if the file is something else. One of nothing but zeros, as a power cut may leave it, is none that anybody misses.
 fn must_be_ours(file: &File, path: &Path) -> Result<()> {
-    let mut magic = [0; ARCHIVE_MAGIC.len()];
-    let read = file.read_at(&mut magic, 0).context(|| format!("cannot read {}", path.display()))?;
-    if magic[..read] == ARCHIVE_MAGIC[..read] || magic == [0; ARCHIVE_MAGIC.len()] {
+    let failed = || format!("cannot read {}", path.display());
+    let mut block = vec![0; 64 << 10];
+    let read = file.read_at(&mut block, 0).context(failed)?;
+    let begins = read.min(ARCHIVE_MAGIC.len());
+    if block[..begins] == ARCHIVE_MAGIC[..begins] {
+        return Ok(());
+    }
+    let (mut at, mut read) = (0, read);
+    while read > 0 && silt_types::is_zero(&block[..read]) {
+        at += read as u64;
+        read = file.read_at(&mut block, at).context(failed)?;
+    }
+    if read == 0 {
         return Ok(());
     }
     let message = format!("{} is there and is no part of an archive", path.display());

@@ -24,6 +24,8 @@ impl Engine {
     /// it is stored here, verified on the way. A name is there whole or not at all, whenever it is stopped, and the next one
     /// goes on from there.
     ///
+    /// Names that cannot be read whole are left out: `Corrupt`, naming them, once all others are there.
+    ///
     /// A name that stands for something else there is `AlreadyExists`, unless `replace` is set; then a volume that is served
     /// there is `Busy`. `Invalid` if the two stores have different dedup domains. Costs what is missing; of a state that is
     /// like an earlier one, the difference.
@@ -44,8 +46,17 @@ impl Engine {
         progress.begin("copying", 0);
         let source = Arc::new(self.store.walking_reader());
         let (mut waiting, mut written) = (Vec::new(), 0);
+        let mut damaged = Vec::new();
         for item in items {
-            Walk { source: source.clone(), target: &into }.item(&item, &mut known)?;
+            match (Walk { source: source.clone(), target: &into }).item(&item, &mut known) {
+                // What is damaged keeps the rest from nothing.
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    into.passed.forget();
+                    damaged.push(format!("{}: {}", item.title(), error.chain()));
+                    continue;
+                }
+                other => other?,
+            }
             waiting.push(item);
             let now = into.ingest.counts().bytes_stored;
             if waiting.len() >= NAMES_WAITING_MAX || now - written >= BYTES_WAITING_MAX {
@@ -54,6 +65,10 @@ impl Engine {
             }
         }
         into.publish(&waiting, &mut done)?;
+        if !damaged.is_empty() {
+            let message = "copied all but what is damaged here";
+            return Err(Error::corrupt(format!("{message}: {}", damaged.join("; "))));
+        }
         into.count_chunks(&mut done);
         Ok(done)
     }

@@ -41,6 +41,11 @@ pub(super) trait Target: Sync {
 pub(super) struct Passed(Mutex<HashSet<(ChunkId, u64)>>);
 
 impl Passed {
+    /// Nothing counts as passed: what was being passed when a walk failed may lack what is below it.
+    pub(super) fn forget(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Content is wanted again and again, a node once.
     pub(super) fn wants(&self, context: KeyContext, id: &ChunkId, of: u64) -> bool {
         context == KeyContext::Content

@@ -4,7 +4,7 @@
 
 use crate::StopSignal;
 use rustix::{
-    event::{PollFd, PollFlags, poll},
+    event::{PollFd, PollFlags, Timespec, poll},
     io::retry_on_intr,
     net::{SendFlags, Shutdown, send, shutdown},
 };
@@ -82,6 +82,14 @@ impl Link {
     /// Whether nobody can be answered any more.
     pub(super) fn is_broken(&self) -> bool {
         self.broken.load(Ordering::Relaxed)
+    }
+
+    /// The same, or its client has closed it, which the connection's own thread may be too busy to hear of.
+    pub(super) fn is_gone(&self) -> bool {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::RDHUP)];
+        let closed = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+        let heard = poll(&mut fds, Some(&Timespec::default())).is_ok();
+        self.is_broken() || (heard && fds[0].revents().intersects(closed))
     }
 }
 

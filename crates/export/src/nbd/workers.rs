@@ -12,6 +12,7 @@ use super::{
     reply::Replies,
 };
 use silt_types::BLOCK_SIZE_BYTES;
+use silt_volume::is_wanted_while;
 use std::{
     collections::VecDeque,
     io,
@@ -89,7 +90,11 @@ impl Workers {
 
     fn start_thread(&mut self) -> io::Result<()> {
         let (link, queue) = (self.link.clone(), self.queue.clone());
-        let thread = Builder::new().name("nbd-worker".into()).spawn(move || work(&link, &queue))?;
+        let client = link.clone();
+        let thread = Builder::new().name("nbd-worker".into()).spawn(move || {
+            is_wanted_while(move || !client.is_gone());
+            work(&link, &queue);
+        })?;
         self.threads.push(thread);
         Ok(())
     }

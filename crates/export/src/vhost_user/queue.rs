@@ -81,7 +81,7 @@ pub(super) fn run(mut setup: Setup, ending: &Ending) -> Result<u16, Refused> {
             setup: &setup,
             shared: &shared,
             ending,
-            workers: Workers::new(scope, &shared),
+            workers: Workers::new(scope, &shared, ending.is_wanted.clone()),
             chain: Chain::default(),
             pieces: Vec::new(),
             table: (table, size),

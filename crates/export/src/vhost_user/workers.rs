@@ -11,10 +11,14 @@ use super::{
     limits::{JOBS_MAX, WORKERS_MAX},
     pending::Shared,
 };
+use silt_volume::is_wanted_while;
 use std::{
     collections::VecDeque,
     io,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::{Builder, Scope, ScopedJoinHandle},
 };
 
@@ -22,6 +26,8 @@ use std::{
 pub(super) struct Workers<'scope, 'env, 'q, 'm> {
     scope: &'scope Scope<'scope, 'env>,
     shared: &'q Shared<'m>,
+    /// Set when the queue is to end: then nobody waits for space any more.
+    is_ending: Arc<AtomicBool>,
     jobs: Arc<Jobs<'q, 'm>>,
     threads: Vec<ScopedJoinHandle<'scope, ()>>,
 }
@@ -51,8 +57,9 @@ impl<'scope, 'env, 'q: 'scope, 'm: 'scope> Workers<'scope, 'env, 'q, 'm> {
     pub(super) fn new(
         scope: &'scope Scope<'scope, 'env>,
         shared: &'q Shared<'m>,
+        is_ending: Arc<AtomicBool>,
     ) -> Workers<'scope, 'env, 'q, 'm> {
-        Workers { scope, shared, jobs: Arc::default(), threads: Vec::new() }
+        Workers { scope, shared, is_ending, jobs: Arc::default(), threads: Vec::new() }
     }
 
     /// Whether [`Workers::submit`] would wait.
@@ -98,7 +105,9 @@ impl<'scope, 'env, 'q: 'scope, 'm: 'scope> Workers<'scope, 'env, 'q, 'm> {
 
     fn start_thread(&mut self) -> io::Result<()> {
         let (shared, jobs) = (self.shared, self.jobs.clone());
+        let is_ending = self.is_ending.clone();
         let work = move || {
+            is_wanted_while(move || !is_ending.load(Ordering::Relaxed));
             while let Some(taken) = jobs.take() {
                 let _done = Done::of(&jobs, &taken);
                 perform(taken, shared);

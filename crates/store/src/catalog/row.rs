@@ -3,9 +3,10 @@
 use crate::database::sql_error;
 use rusqlite::{Connection, OptionalExtension as _, Params, Row};
 use silt_types::{ChunkId, DiskId, Error, Result};
+use std::{collections::HashSet, fmt::Debug};
 
 /// A kind of record with a table of its own.
-pub(crate) trait Record: Sized + PartialEq {
+pub(crate) trait Record: Sized + Debug {
     /// The table.
     const TABLE: &'static str;
     /// The column by which rows lie in the table.
@@ -42,23 +43,39 @@ pub(super) fn read_all<R: Record>(
     rows.map(|row| row.map_err(sql)?).collect()
 }
 
+/// Rows of a damaged table that are looked at: pages that point in circles have no end.
+const ROWS_MAX: u64 = 1 << 24;
+/// Records that are lost which are told one by one.
+const LOST_MAX: usize = 1000;
+
 /// What a damaged table has: the records that can be read, from its one end and from its other, and the names of those that cannot,
 /// as far as they can be told.
 pub(crate) fn read_sound<R: Record>(connection: &Connection, lost: &mut Vec<String>) -> Vec<R> {
-    let mut sound: Vec<R> = Vec::new();
+    let (mut sound, mut seen) = (Vec::new(), HashSet::new());
     for order in ["ASC", "DESC"] {
         let query = format!("SELECT * FROM {} ORDER BY {} {order}", R::TABLE, R::KEY);
         let Ok(mut statement) = connection.prepare(&query) else { break };
         let Ok(mut rows) = statement.query([]) else { break };
-        while let Ok(Some(row)) = rows.next() {
+        let mut visited = 0;
+        let ended = loop {
+            let row = match rows.next() {
+                Ok(Some(row)) if visited < ROWS_MAX => row,
+                Ok(None) => break true,
+                _ => break false,
+            };
+            visited += 1;
             match R::read(row).ok().flatten() {
-                Some(record) if !sound.contains(&record) => sound.push(record),
+                Some(record) if seen.insert(format!("{record:?}")) => sound.push(record),
                 Some(_) => {}
+                None if lost.len() >= LOST_MAX => {}
                 None => {
                     let name: String = row.get(R::NAME_COLUMN).unwrap_or_default();
                     lost.push(format!("{} {name:?}", R::TABLE));
                 }
             }
+        };
+        if ended {
+            break; // All of it was read.
         }
     }
     lost.sort();

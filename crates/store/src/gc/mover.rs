@@ -68,7 +68,7 @@ impl<'a> Mover<'a> {
         for entry in footer.entries.iter().filter(|entry| marks.is_needed(&entry.id)) {
             let found = index::find(&self.shared.database, &entry.id)?;
             if found.is_some_and(|place| place.pack == pack.number && place.entry == *entry) {
-                self.read(pack, entry)?;
+                self.read(&PackPlace { pack: pack.id, entry: *entry })?;
                 self.append(pack, entry)?;
             }
         }
@@ -76,14 +76,13 @@ impl<'a> Mover<'a> {
     }
 
     /// Reads a chunk as it is stored, to be appended next. `Corrupt` if it is damaged.
-    pub(crate) fn read(&mut self, pack: &PackRow, entry: &PackEntry) -> Result<()> {
-        let kind = ChunkKind::from_u8(entry.kind)
-            .ok_or_else(|| Error::corrupt(format!("chunk {} has an unknown kind", entry.id)))?;
-        let place = PackPlace { pack: pack.id, entry: *entry };
-        self.reader.read_stored(kind.context(), &place, &mut self.stored)
+    pub(crate) fn read(&mut self, place: &PackPlace) -> Result<()> {
+        let unknown = || Error::corrupt(format!("chunk {} has an unknown kind", place.entry.id));
+        let kind = ChunkKind::from_u8(place.entry.kind).ok_or_else(unknown)?;
+        self.reader.read_stored(kind.context(), place, &mut self.stored)
     }
 
-    /// Appends the chunk that was read last to the packs being written.
+    /// Appends the chunk that was read last, which the index has in `pack`, to the packs being written.
     pub(crate) fn append(&mut self, pack: &PackRow, entry: &PackEntry) -> Result<()> {
         let writer = match &mut self.writer {
             Some(writer) => writer,

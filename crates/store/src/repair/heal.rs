@@ -6,10 +6,10 @@ use crate::{
     chunk::ChunkKind,
     gc::Mover,
     index::{self, PackRow},
-    lease::WorkLock,
+    lease::{self, WorkLock},
     pack::{PackFiles, read_footer_of_damaged},
     quarantine::quarantine,
-    reader::{ChunkReader, NoPlaces, PackPlace, Places},
+    reader::{ChunkReader, NoPlaces, PackPlace},
     store::{Shared, Store},
 };
 use rustix::io::Errno;
@@ -31,7 +31,9 @@ const PACKS_AT_A_TIME: usize = 64;
 pub struct Healed {
     /// The packs, which are in quarantine now.
     pub packs: Vec<PackId>,
-    /// Chunks that were sound, and are in other packs now.
+    /// Packs that somebody is still writing, and that are as they were.
+    pub in_use: Vec<PackId>,
+    /// Chunks that were sound, or that another pack has, too, and are in other packs now.
     pub chunks_moved: u64,
     /// Chunks that the store has not got any more.
     pub lost: Vec<(ChunkId, ChunkKind)>,
@@ -51,9 +53,14 @@ impl Store {
         let lease = self.lease()?;
         let shared = self.shared();
         let packs = index::packs(&shared.database)?;
-        let packs: Vec<_> = packs.into_iter().filter(|pack| damaged.contains(&pack.id)).collect();
+        // After the packs: whoever wrote one of them is seen, or has ended.
+        let working = lease::held(&shared.paths, lease.id())?;
+        let is_young = |pack: &PackRow| working.iter().any(|held| held.id == pack.lease);
+        let packs = packs.into_iter().filter(|pack| damaged.contains(&pack.id));
+        let (young, packs): (Vec<_>, Vec<_>) = packs.partition(is_young);
         progress.begin("healing packs", packs.iter().map(|pack| pack.size).sum());
-        let mut healed = Healed::default();
+        let in_use = young.iter().map(|pack| pack.id).collect();
+        let mut healed = Healed { in_use, ..Healed::default() };
         for group in packs.chunks(PACKS_AT_A_TIME) {
             let mut entries = entries_of(shared, group)?;
             for pack in group {
@@ -65,34 +72,29 @@ impl Store {
     }
 }
 
-impl Store {
-    /// A reader of chunks that some pack has, though the index does not say so: two ingests at once may have stored them twice.
-    /// Costs a look at every footer.
-    pub fn other_copies(&self, chunks: &HashSet<ChunkId>) -> Result<ChunkReader> {
-        let mut places = HashMap::new();
-        for pack in index::packs(&self.shared().database)? {
-            let Ok((_, footer)) = read_footer_of_damaged(self.paths(), pack.id) else { continue };
-            for entry in footer.entries.into_iter().filter(|entry| chunks.contains(&entry.id)) {
-                places.insert(entry.id, PackPlace { pack: pack.id, entry });
-            }
-        }
-        Ok(damaged_reader(self.shared(), Box::new(Copies(places))))
-    }
-}
-
 /// A reader that reads what is left of packs.
-fn damaged_reader(shared: &Shared, places: Box<dyn Places>) -> ChunkReader {
+fn damaged_reader(shared: &Shared) -> ChunkReader {
     let packs = PackFiles::of_damaged(shared.paths.clone());
-    ChunkReader::new(shared.domain.clone(), packs, places, 0).without_footers()
+    ChunkReader::new(shared.domain.clone(), packs, Box::new(NoPlaces), 0).without_footers()
 }
 
-/// Where some chunks are.
-struct Copies(HashMap<ChunkId, PackPlace>);
-
-impl Places for Copies {
-    fn find(&self, id: &ChunkId) -> Result<Option<PackPlace>> {
-        Ok(self.0.get(id).copied())
+/// Where other packs have chunks, though the index does not say so: two ingests at once may have stored them twice. Costs a look at
+/// every footer.
+fn copies_of(
+    shared: &Shared,
+    chunks: &HashMap<ChunkId, PackEntry>,
+    but: PackId,
+) -> Result<Vec<PackPlace>> {
+    let mut places = Vec::new();
+    if chunks.is_empty() {
+        return Ok(places);
     }
+    for pack in index::packs(&shared.database)?.into_iter().filter(|pack| pack.id != but) {
+        let Ok((_, footer)) = read_footer_of_damaged(&shared.paths, pack.id) else { continue };
+        let copies = footer.entries.into_iter().filter(|entry| chunks.contains_key(&entry.id));
+        places.extend(copies.map(|entry| PackPlace { pack: pack.id, entry }));
+    }
+    Ok(places)
 }
 
 /// What the index says of packs, each in the order in which it lies there.
@@ -124,22 +126,25 @@ fn heal(
     // From here on what it has does not count as stored, and no cache of a folder says that it does.
     shared
         .change("cannot condemn a damaged pack", |change| index::condemn(change, &[pack.number]))?;
-    let reader = damaged_reader(shared, Box::new(NoPlaces));
+    let reader = damaged_reader(shared);
     let mut mover = Mover::new(shared, &reader, lease, progress);
-    let mut lost = Vec::new();
+    let mut lost = HashMap::new();
     for entry in entries {
-        match mover.read(pack, entry) {
+        match mover.read(&PackPlace { pack: pack.id, entry: *entry }) {
             Ok(()) => mover.append(pack, entry)?,
-            Err(error) if is_lost(&error) => {
-                let kind = ChunkKind::from_u8(entry.kind).unwrap_or(ChunkKind::DiskData);
-                lost.push((entry.id, kind));
-            }
+            Err(error) if is_lost(&error) => drop(lost.insert(entry.id, *entry)),
             Err(error) => return Err(error),
+        }
+    }
+    for copy in copies_of(shared, &lost, pack.id)? {
+        if lost.contains_key(&copy.entry.id) && mover.read(&copy).is_ok() {
+            mover.append(pack, &copy.entry)?;
+            lost.remove(&copy.entry.id);
         }
     }
     mover.keep(roots)?;
     healed.chunks_moved += mover.finish()?.chunks;
-    let ids: Vec<ChunkId> = lost.iter().map(|(id, _)| *id).collect();
+    let ids: Vec<ChunkId> = lost.keys().copied().collect();
     index::forget_chunks(&shared.database, pack.number, &ids)?;
     let left = index::pack(&shared.database, pack.number)?.totals.chunks;
     if left > 0 {
@@ -154,12 +159,13 @@ fn heal(
         change.forget_graves_if_nothing_is_condemned()
     })?;
     healed.packs.push(pack.id);
-    healed.lost.extend(lost);
+    let kind = |entry: &PackEntry| ChunkKind::from_u8(entry.kind).unwrap_or(ChunkKind::DiskData);
+    healed.lost.extend(lost.values().map(|entry| (entry.id, kind(entry))));
     Ok(())
 }
 
 /// Whether what could not be read is gone, and it is not this process that cannot read it now.
-fn is_lost(error: &Error) -> bool {
+pub(crate) fn is_lost(error: &Error) -> bool {
     let disk_says_so = [Errno::IO, Errno::UCLEAN, Errno::BADMSG, Errno::NODATA];
     let of_disk = |errno| disk_says_so.iter().any(|known| known.raw_os_error() == errno);
     error.kind() == ErrorKind::Corrupt || error.os_error().is_some_and(of_disk)

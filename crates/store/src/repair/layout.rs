@@ -47,6 +47,14 @@ pub fn mend_layout(path: &Path) -> Result<Vec<String>> {
 }
 
 fn make_folders(paths: &StorePaths) -> Result<Vec<String>> {
+    for folder in [paths.packs(), paths.volumes()] {
+        if !folder.is_dir() {
+            return Err(Error::corrupt(format!(
+                "the folder {} is missing: if it is on another disk, mount that; if it is lost, make it, empty, and repair again",
+                folder.display()
+            )));
+        }
+    }
     let mut done = Vec::new();
     for folder in paths.folders() {
         if durability::create_dir(&folder)? {
@@ -195,8 +203,10 @@ fn must_have_published_domain(paths: &StorePaths) -> Result<()> {
 
 fn mend_commit_file(paths: &StorePaths) -> Result<Vec<String>> {
     let file = paths.commit_file();
-    if catalog::recorded_commit(paths).is_ok() {
-        return Ok(Vec::new());
+    match catalog::recorded_commit(paths) {
+        Ok(_) => return Ok(Vec::new()),
+        Err(error) if error.kind() == ErrorKind::Corrupt => {}
+        Err(error) => return Err(error),
     }
     let _nobody_begins = lease::turn_without_work(paths)?;
     let state = Database::open(&paths.database()).and_then(|database| {

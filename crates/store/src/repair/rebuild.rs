@@ -16,6 +16,7 @@ use crate::{
     quarantine::quarantine,
     reader::{ChunkReader, IndexPlaces},
 };
+use rusqlite::Connection;
 use silt_format::{PackEntry, RootRecord, StoreFile};
 use silt_sys::durability;
 use silt_types::{ChunkId, Context as _, Error, LeaseId, PackId, Progress, Result};
@@ -43,6 +44,8 @@ pub struct Rebuild {
     /// Of transactions, and of condemnations: more than there ever were.
     number: i64,
     removals: i64,
+    /// The old database, if it could be opened: nobody else has it open.
+    alone: Option<Connection>,
     _alone: WorkLock,
     _nobody_begins: fs::File,
 }
@@ -79,7 +82,12 @@ impl Rebuild {
         drop(durability::create_file(&unfinished(&paths))?);
         Database::create(&unfinished(&paths))?;
         let patched = beside(&paths, "-repairing-old");
-        let old = Old::read(&paths.database(), &unfinished(&paths), &patched);
+        let alone = match paths.database().is_file() {
+            true => Database::alone(&paths.database())?,
+            false => None,
+        };
+        let fresh = unfinished(&paths);
+        let old = Old::read(&paths.database(), alone.as_ref(), &fresh, &patched);
         let recorded = catalog::recorded_commit(&paths).unwrap_or(0) as i64;
         let state = old.state.unwrap_or_default();
         let mut rebuild = Rebuild {
@@ -97,6 +105,7 @@ impl Rebuild {
                 ..Salvaged::default()
             },
             paths,
+            alone,
             _alone,
             _nobody_begins,
         };
@@ -112,6 +121,11 @@ impl Rebuild {
         &self.salvaged
     }
 
+    /// Whether the new index has a chunk.
+    pub fn has(&self, chunk: &ChunkId) -> Result<bool> {
+        Ok(index::find(&self.database, chunk)?.is_some())
+    }
+
     /// A reader of the chunks that the new index has.
     pub fn source(&self) -> ChunkReader {
         let places = Box::new(IndexPlaces::new(self.database.clone()));
@@ -120,7 +134,7 @@ impl Rebuild {
 
     /// Puts the new database, with these names, in the place of the old one. Durable when this returns.
     pub fn finish(self, listing: &Listing) -> Result<()> {
-        let Rebuild { paths, database, packs, number, removals, .. } = self;
+        let Rebuild { paths, database, packs, number, removals, alone, .. } = self;
         let state = State {
             number,
             packs: packs.len() as i64,
@@ -135,15 +149,19 @@ impl Rebuild {
         let (made, whole) = (unfinished(&paths), finished(&paths));
         let synced = fs::File::open(&made).and_then(|file| file.sync_all());
         synced.context(|| format!("cannot sync {}", made.display()))?;
+        // They rely on counts, and numbers of packs, that the old database had.
+        remove_if_there(&paths.scrub_file())?;
+        match fs::remove_dir_all(paths.folder_caches()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other.context(|| "cannot remove the caches of folders".to_owned())?,
+        }
         fs::rename(&made, &whole).context(|| format!("cannot rename {}", made.display()))?;
         durability::sync_dir(paths.root())?;
+        quarantine(&paths, &paths.database())?;
+        // It takes its log along when it is closed; from here on nobody opens it.
+        drop(alone);
         take_place(&paths)?;
-        catalog::record_commit(&paths, state)?;
-        // They rely on counts that the old database had.
-        match fs::remove_dir_all(paths.folder_caches()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other.context(|| "cannot remove the caches of folders".to_owned()),
-        }
+        catalog::record_commit(&paths, state)
     }
 
     fn index(&mut self, old: &Old, progress: &dyn Progress) -> Result<()> {
@@ -173,7 +191,7 @@ impl Rebuild {
                 lease: LeaseId::from_bytes([0; 16]),
             });
         }
-        let rows = rows_of(old, &without_footer);
+        let rows = rows_of(old, self.alone.as_ref(), &without_footer);
         for number in without_footer.values() {
             let known = rows.iter().filter(|place| place.pack == *number).count();
             let id = self.packs[*number as usize - 1].id;
@@ -206,10 +224,10 @@ impl Rebuild {
 }
 
 /// What the old index says of packs, which are given with their new numbers.
-fn rows_of(old: &Old, packs: &HashMap<i64, i64>) -> Vec<Place> {
+fn rows_of(old: &Old, alone: Option<&Connection>, packs: &HashMap<i64, i64>) -> Vec<Place> {
     let mut rows = HashMap::new();
     if !packs.is_empty() {
-        old.for_each_chunk(|place| {
+        old.for_each_chunk(alone, |place| {
             if let Some(number) = packs.get(&place.pack) {
                 rows.insert(place.entry.id, Place { pack: *number, ..place });
             }
@@ -251,7 +269,8 @@ fn finished(paths: &StorePaths) -> PathBuf {
 
 fn remove_unfinished(paths: &StorePaths) -> Result<()> {
     let of = |name: &'static str| ["", "-wal", "-shm"].map(|ending| format!("{name}{ending}"));
-    let mut passing = [of("-repairing"), of("-repairing-old")].into_iter().flatten();
+    let passing = [of("-repairing"), of("-repairing-old"), of("-repaired")];
+    let mut passing = passing.into_iter().flatten();
     passing.try_for_each(|ending| remove_if_there(&beside(paths, &ending)))
 }
 
@@ -262,15 +281,15 @@ fn remove_if_there(path: &Path) -> Result<()> {
     }
 }
 
-/// Whether a repair was interrupted when only the last step was left.
+/// Whether a repair was interrupted within its last step. Before that, the old database may have gone on.
 pub(super) fn is_to_be_finished(paths: &StorePaths) -> bool {
-    finished(paths).exists()
+    finished(paths).exists() && !paths.database().exists()
 }
 
-/// The last step: the new database in the place of the old one. The log of the old one goes first, since it would count as the
-/// new one's.
+/// The last step: the new database in the place of the old one. The old one goes first, so that nobody can go on with it; then its log,
+/// which would count as the new one's.
 pub(super) fn take_place(paths: &StorePaths) -> Result<()> {
-    for ending in ["-wal", "-shm", ""] {
+    for ending in ["", "-wal", "-shm"] {
         quarantine(paths, &beside(paths, ending))?;
     }
     let (from, to) = (finished(paths), paths.database());

@@ -5,22 +5,23 @@
 
 use crate::{
     catalog::{Listing, State, read_sound},
-    database::{Database, PAGE_LEN},
+    database::PAGE_LEN,
     index::{PackRow, Place, sound_chunks, sound_packs},
 };
-use rusqlite::Connection;
+use rusqlite::{Connection, OpenFlags};
 use silt_sys::durability;
 use silt_types::{Context as _, Error, Result};
 use std::{
     fs::{self, OpenOptions},
     os::unix::fs::FileExt as _,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 /// A damaged database, and the rows of it that can be read.
 #[derive(Default)]
 pub(super) struct Old {
-    path: PathBuf,
+    /// The copy, where rows are read from that.
+    reading: Option<Connection>,
     pub(super) listing: Listing,
     pub(super) state: Option<State>,
     pub(super) packs: Vec<PackRow>,
@@ -29,43 +30,38 @@ pub(super) struct Old {
 }
 
 impl Old {
-    /// Reads what can be read of the database at `path`; nothing, if that is nothing. `patched` is a name for a copy, `fresh` an
-    /// empty new database.
-    pub(super) fn read(path: &Path, fresh: &Path, patched: &Path) -> Old {
-        let old = Old::rows_of(path);
+    /// Reads what can be read of the database that `alone` is a connection to; nothing, if that is nothing. `patched` is a name for
+    /// a copy, `fresh` an empty new database.
+    pub(super) fn read(
+        path: &Path,
+        alone: Option<&Connection>,
+        fresh: &Path,
+        patched: &Path,
+    ) -> Old {
+        let old = alone.map(Old::rows_of).unwrap_or_default();
         if old.have_every_name() || !path.is_file() {
             return old;
         }
-        match patch(path, fresh, patched) {
-            Ok(()) => match Old::rows_of(patched) {
-                other if other.is_more_than(&old) => other,
-                _ => old,
-            },
-            Err(_) => old,
+        let open = || Connection::open_with_flags(patched, OpenFlags::SQLITE_OPEN_READ_WRITE).ok();
+        let Some(connection) = patch(path, fresh, patched).ok().and_then(|()| open()) else {
+            return old;
+        };
+        match Old::rows_of(&connection) {
+            other if other.is_more_than(&old) => Old { reading: Some(connection), ..other },
+            _ => old,
         }
     }
 
-    fn rows_of(path: &Path) -> Old {
-        let rows = |connection: &Connection| {
-            let mut lost = Vec::new();
-            Ok(Old {
-                path: path.to_owned(),
-                listing: Listing {
-                    images: read_sound(connection, &mut lost),
-                    volumes: read_sound(connection, &mut lost),
-                    snapshots: read_sound(connection, &mut lost),
-                },
-                // No row at all says nothing here.
-                state: State::read(connection).ok().filter(|state| state.number > 0),
-                packs: sound_packs(connection),
-                lost,
-            })
+    fn rows_of(connection: &Connection) -> Old {
+        let mut lost = Vec::new();
+        let listing = Listing {
+            images: read_sound(connection, &mut lost),
+            volumes: read_sound(connection, &mut lost),
+            snapshots: read_sound(connection, &mut lost),
         };
-        if !path.is_file() {
-            return Old::default();
-        }
-        let doing = "cannot read what is left of the database";
-        Database::for_repair(path).read(doing, rows).unwrap_or_default()
+        // No row at all says nothing here.
+        let state = State::read(connection).ok().filter(|state| state.number > 0);
+        Old { reading: None, listing, state, packs: sound_packs(connection), lost }
     }
 
     fn is_more_than(&self, other: &Old) -> bool {
@@ -85,13 +81,9 @@ impl Old {
     }
 
     /// Visits the rows of chunks that can be read, some perhaps twice.
-    pub(super) fn for_each_chunk(&self, mut visit: impl FnMut(Place)) {
-        if self.path.is_file() {
-            let doing = "cannot read what is left of the index";
-            let _ = Database::for_repair(&self.path).read(doing, |connection| {
-                sound_chunks(connection, &mut visit);
-                Ok(())
-            });
+    pub(super) fn for_each_chunk(&self, alone: Option<&Connection>, mut visit: impl FnMut(Place)) {
+        if let Some(connection) = self.reading.as_ref().or(alone) {
+            sound_chunks(connection, &mut visit);
         }
     }
 }

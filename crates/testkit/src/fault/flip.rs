@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, OpenOptions},
+    io,
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
 };
@@ -36,7 +37,12 @@ pub fn every_file_of(store: &Path) -> Result<Vec<PathBuf>> {
     let mut folders = vec![store.to_path_buf()];
     while let Some(folder) = folders.pop() {
         let failed = |error| Error::io(format!("list {}", folder.display()), error);
-        for entry in fs::read_dir(&folder).map_err(failed)? {
+        let entries = match fs::read_dir(&folder) {
+            // It went meanwhile, as the folders of servers do.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && folder != store => continue,
+            entries => entries.map_err(failed)?,
+        };
+        for entry in entries {
             let entry = entry.map_err(failed)?;
             let kind = entry.file_type().map_err(failed)?;
             if kind.is_dir() {
