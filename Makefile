@@ -29,7 +29,8 @@ damage:
 
 # Commands stopped at each of their steps, and many power cuts: hours. A part of it is in `make test`.
 crash:
-	SILT_EVERY_STEP=1 SILT_POWER_STATES=$${SILT_POWER_STATES:-2500} $(CARGO) test --locked -p siltstone --test main -- --nocapture durability::steps durability::power
+	SILT_EVERY_STEP=1 SILT_POWER_STATES=$${SILT_POWER_STATES:-2500} SILT_STORY_STATES=$${SILT_STORY_STATES:-20000} \
+		$(CARGO) test --locked -p siltstone --test main -- --nocapture durability::steps durability::power durability::generations
 
 check:
 	$(CARGO) fmt --all --check
