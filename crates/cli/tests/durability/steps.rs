@@ -10,9 +10,9 @@ use silt_testkit::fault::{Errno, Later, OpClass, Plan, flip_bit};
 use std::path::{Path, PathBuf};
 
 /// Steps looked at one by one at the end of a command, where its commit is.
-const LAST_STEPS: u64 = 60;
+const LAST_STEPS: u64 = 40;
 /// Steps spread over what comes before.
-const SPREAD_STEPS: u64 = 20;
+const SPREAD_STEPS: u64 = 12;
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -28,7 +28,7 @@ use story::{Place, Step};
 use world::Stamp;
 
 /// States looked at in all, unless `SILT_STORY_STATES` says otherwise.
-const STATES: usize = 8_000;
+const STATES: usize = 6_000;
 /// Of each story, in each of two models of the file system.
 const STATES_OF_STORY: usize = 250;
 /// The same where one seed is looked at.
