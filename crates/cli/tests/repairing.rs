@@ -248,6 +248,9 @@ fn a_volume_whose_writes_were_sealed_since_its_header_was_written_has_them() {
     fs::remove_file(furnished.database()).unwrap();
     assert_eq!(furnished.repair(&[]).status.code(), Some(7));
     assert!(silt.exported("sealed") == disk && silt.exported("sealed@last") == disk);
+    // Another state than that of what was below its writes, which is all that the header tells.
+    let state = |name: &str| silt.json(&["info", name])["state_id"].clone();
+    assert!(!state("sealed").is_null() && state("sealed") != state("image"));
     // An old database in its place, from before more was written and sealed.
     furnished.write("sealed", 6, 4 << 20);
     silt.json(&["snapshot", "sealed@later", "--wait"]);

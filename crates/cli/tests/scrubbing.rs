@@ -53,8 +53,8 @@ fn a_scrub_finds_damage_and_says_so_afterwards() {
 fn a_scrub_goes_on_where_it_was_and_there_is_one_at_a_time() {
     let furnished = Furnished::new();
     let silt = &furnished.silt;
-    // Slow enough to be met in the first pack.
-    let scrub = begin(silt, &["scrub", "--rate", "1", "--json"]);
+    // Slow enough to be met in the first pack, which takes some seconds.
+    let scrub = begin(silt, &["scrub", "--rate", "150K", "--json"]);
     let began = Instant::now();
     // It has its first pack when a collection has to wait.
     while silt.run(&["gc", "--wait", "0"]).status.code() != Some(5) {
@@ -64,13 +64,16 @@ fn a_scrub_goes_on_where_it_was_and_there_is_one_at_a_time() {
     assert_eq!(silt.run(&["scrub", "--once"]).status.code(), Some(5));
     // Others go on; who collects waits for one pack, as long as told.
     silt.json(&["clone", "image", "beside"]);
+    silt.json(&["gc"]);
     let ran = end(scrub);
     assert!(ran.status.success(), "{ran:?}");
     let place = ran.document();
     assert_eq!(place["passes"], 0, "{place:#}");
     let bytes = place["bytes"].as_u64().unwrap();
     assert!(bytes > 0, "{place:#}");
+    // What is behind it is not read again before the next pass.
+    furnished.hurt_a_chunk();
     let rest = silt.json(&["scrub", "--once"]);
-    assert_eq!(rest["passes"], 1, "{rest:#}");
-    silt.json(&["gc"]);
+    assert_eq!((&rest["passes"], &rest["damages_before"]), (&1.into(), &0.into()), "{rest:#}");
+    assert_eq!(silt.run(&["scrub", "--once"]).status.code(), Some(7));
 }

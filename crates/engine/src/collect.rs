@@ -179,7 +179,8 @@ impl Walker<'_> {
         let mut deltas = HashSet::new();
         for volume in &listing.volumes {
             match read_volume_header(&self.engine.store.paths().volume(volume.id)) {
-                Ok(header) => deltas.extend(header.frozen),
+                // Its own may have been sealed since: headers of volumes that nobody serves are behind.
+                Ok(header) => deltas.extend(header.frozen.into_iter().chain(header.own)),
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }

@@ -106,11 +106,6 @@ impl Findings {
         }
     }
 
-    /// Whether the database is to be made again.
-    pub fn has_damaged_database(&self) -> bool {
-        self.found.iter().any(|finding| finding.damaged == Damaged::Database)
-    }
-
     /// The packs of which something is damaged.
     pub fn damaged_packs(&self) -> HashSet<PackId> {
         let packs = self.found.iter().filter_map(|finding| match finding.damaged {
@@ -181,14 +176,14 @@ impl Store {
             );
             findings.add(Damaged::Database, Error::corrupt(what));
         }
-        Ok(findings)
+        findings.of_the_store()
     }
 
     /// Checks the database, without looking into packs.
     pub fn verify_database(&self) -> Result<Findings> {
         let mut findings = Findings::default();
         check_database(self.shared(), &mut findings)?;
-        Ok(findings)
+        findings.of_the_store()
     }
 }
 

@@ -6,7 +6,7 @@ use silt_format::{RootRecord, VolumeHeader};
 use silt_store::{
     FrozenDelta, ImageRecord, Listing, Salvaged, SnapshotPurpose, SnapshotRecord, VolumeRecord,
 };
-use silt_types::{DeltaId, DiskId, DiskName, Name, Result, SnapshotId, VolumeId};
+use silt_types::{DeltaId, DiskId, DiskName, Name, Result, SnapshotId, StateId, VolumeId};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// What is known of disks and folders.
@@ -17,6 +17,8 @@ pub(super) trait Surroundings {
     fn home_of(&self, delta: DeltaId) -> Option<VolumeId>;
     /// An id that nothing has.
     fn new_delta(&self) -> Result<DeltaId>;
+    /// The same of a state: so that nothing that is held is taken for something else.
+    fn new_state(&self) -> Result<StateId>;
 }
 
 /// The names, and what is to be said of how they were found.
@@ -67,8 +69,8 @@ fn seals_of(salvaged: &Salvaged) -> Seals {
     seals.collect()
 }
 
-/// Goes up from a base through deltas, oldest last, that became parts of disks. One that still lies there, without a seal of it, ends
-/// that.
+/// Goes up from a base through deltas, oldest last, that became parts of disks and are gone. One without a seal, or that still lies
+/// there, ends that.
 fn apply_seals(
     base: &mut DiskId,
     frozen: &mut Vec<FrozenDelta>,
@@ -92,17 +94,15 @@ impl Found {
         let mut newest: BTreeMap<&Name, ImageRecord> = BTreeMap::new();
         for root in &salvaged.roots {
             let RootRecord::Image { name, disk, tree, config, created_ns } = root else { continue };
-            let (name, created_ns) = (name.clone(), *created_ns);
-            let image = ImageRecord {
-                name,
-                disk: *disk,
-                tree: *tree,
-                config: *config,
-                created_ns,
-                bytes_nonzero: 0,
-            };
-            let RootRecord::Image { name, .. } = root else { continue };
-            if newest.get(name).is_none_or(|known| known.created_ns < created_ns) {
+            if newest.get(name).is_none_or(|known| known.created_ns < *created_ns) {
+                let image = ImageRecord {
+                    name: name.clone(),
+                    disk: *disk,
+                    tree: *tree,
+                    config: *config,
+                    created_ns: *created_ns,
+                    bytes_nonzero: 0,
+                };
                 newest.insert(name, image);
             }
         }
@@ -197,6 +197,7 @@ impl Found {
                 let home = about.home_of(volume.own).unwrap_or(volume.id);
                 volume.frozen.insert(0, FrozenDelta { delta: volume.own, home });
                 volume.own = about.new_delta()?;
+                volume.state = about.new_state()?;
                 volume.generation += 1;
             }
         }
@@ -221,6 +222,8 @@ impl Found {
             false => None,
         };
         let generation = header.generation + u64::from(own.is_none());
+        // The header's state is the one below its own delta, which is a part of what is below now.
+        let state = own.map_or_else(|| about.new_state(), |_| Ok(header.state))?;
         if own.is_some_and(|own| about.home_of(own).is_none()) {
             self.doubtful.push(format!("what volume {} wrote last, if it did", header.name));
         }
@@ -232,7 +235,7 @@ impl Found {
             base,
             size_bytes: header.size_bytes,
             frozen,
-            state: header.state,
+            state,
             own: own.map_or_else(|| about.new_delta(), Ok)?,
             generation,
             head: None,

@@ -2,9 +2,9 @@
 //!
 //! 1. The files by which it is a store, and the names of packs.
 //! 2. The database, where it is damaged: an index of the packs, and the names by what is left (`catalog`).
-//! 3. Packs of which something is damaged: what is sound moves to new ones.
+//! 3. Packs of which something is damaged: what is sound, or another pack has too, moves to new ones.
 //! 4. Headers of volumes, by the catalog.
-//! 5. Chunks that are lost: from other copies in the store, from other stores (`mending`), from sources.
+//! 5. Chunks that are lost: from other stores (`mending`), from sources.
 //! 6. Verification, which tells what is still damaged.
 //!
 //! Nothing is thrown away: what is replaced is in quarantine.
@@ -30,7 +30,7 @@ use silt_store::{
 use silt_sys::durability;
 use silt_types::{
     BLOCK_SIZE_BYTES, ChunkId, Context as _, DeltaId, DiskId, Error, ErrorKind, Name, PackId,
-    Progress, Result, VolumeId,
+    Progress, Result, StateId, VolumeId,
 };
 use silt_volume::{DiskMap, MapVisitor, read_volume_header, write_volume_header};
 use std::{
@@ -250,10 +250,14 @@ impl Surroundings for Known<'_> {
     fn new_delta(&self) -> Result<DeltaId> {
         durability::random_bytes().map(DeltaId::from_bytes)
     }
+
+    fn new_state(&self) -> Result<StateId> {
+        durability::random_bytes().map(StateId::from_bytes)
+    }
 }
 
 impl Engine {
-    /// Writes headers anew that are damaged, or are not what the catalog says. A volume that is in use is left alone.
+    /// Writes headers anew that are damaged, or are not what the catalog says, which may have gone on. A volume that is in use is left alone.
     fn mend_headers(&self, done: &mut Vec<String>, lost: &mut Vec<Damage>) -> Result<()> {
         for volume in self.list()?.volumes {
             let folder = self.store.paths().volume(volume.id);
@@ -266,6 +270,10 @@ impl Engine {
             };
             let now = self.volume_now(&volume)?;
             match read_volume_header(&folder) {
+                // Behind: so that it needs no seal of long ago to be understood.
+                Ok(header) if header.id == now.id && header.generation < now.generation => {
+                    write_volume_header(&folder, &header_of(&now))?;
+                }
                 Ok(header) if header.id == now.id && !differs(&header, &now) => {}
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
