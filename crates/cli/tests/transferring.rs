@@ -6,7 +6,13 @@ use crate::{
     space::Small,
 };
 use serde_json::Value;
+use silt_format::{
+    ArchiveDigest, ArchiveEnd, ArchiveFrame, ArchivedChunk, ArchivedName, Codec, MapChildren,
+    MapNode, MapRun,
+};
+use silt_store::{ChunkKind, Domain};
 use silt_testkit::{fault::every_file_of, nbd_client::NbdClient};
+use silt_types::{ChunkId, DiskId, StateId, VolumeId};
 use silt_volume::BlockDevice as _;
 use std::{
     fs::{self, File},
@@ -17,6 +23,8 @@ use std::{
     thread,
     time::Duration,
 };
+
+const MIB: u64 = 1 << 20;
 
 /// A store beside the test's own.
 struct Other<'a> {
@@ -465,7 +473,7 @@ fn an_archive_that_ends_early_or_has_a_wrong_bit_publishes_nothing() {
 /// An archive, whole by all its checksums, that lies: a name needs a chunk that nobody has, or a chunk is something else.
 #[test]
 fn an_archive_that_lies_publishes_nothing() {
-    use silt_format::{ArchiveDigest, ArchiveEnd, ArchiveFrame, ArchiveFrameHead, ArchivedName};
+    use silt_format::ArchiveFrameHead;
     let silt = small();
     let whole = fs::read(export(&silt, &[])).unwrap();
     let (borders, bad) = (borders(&whole), silt.path("bad"));
@@ -530,6 +538,82 @@ fn an_archive_that_lies_publishes_nothing() {
     fs::write(&bad, sealed(&frames)).unwrap();
     there.json(&["store", "import", bad.to_str().unwrap()]);
     there.assert_same(&["raw", "vm", "vm@a"]);
+}
+
+/// Chunks and the name of a volume, as one who lies may put them together: every checksum is right.
+fn lying_archive(header: &[u8], chunks: &[(ChunkKind, Vec<u8>)], disk: DiskId) -> Vec<u8> {
+    let domain = Domain::published();
+    let mut bytes = header.to_vec();
+    for (kind, content) in chunks {
+        let about = ArchivedChunk {
+            id: domain.chunk_id(kind.context(), content),
+            len: content.len() as u32,
+            kind: *kind as u8,
+            codec: Codec::Raw,
+        };
+        ArchiveFrame::Chunk(about, content).encode_into(&mut bytes);
+    }
+    let volume = ArchivedName::Volume {
+        id: VolumeId::from_bytes([1; 16]),
+        name: "lie".parse().unwrap(),
+        disk,
+        state: StateId::from_bytes([2; 32]),
+        head: None,
+        source: "lie".parse().unwrap(),
+        source_volume: None,
+        created_ns: 0,
+    };
+    ArchiveFrame::Name(volume).encode_into(&mut bytes);
+    let mut digest = ArchiveDigest::default();
+    digest.update(&bytes);
+    let end = ArchiveEnd { chunks: chunks.len() as u64, names: 1, digest: digest.digest() };
+    ArchiveFrame::End(end).encode_into(&mut bytes);
+    bytes
+}
+
+/// A node that is sound at one place is not so at every other one, and a node is no content.
+#[test]
+fn an_archive_with_sound_chunks_in_wrong_places_publishes_nothing() {
+    let silt = small();
+    let header = fs::read(export(&silt, &[])).unwrap()[..64].to_vec();
+    let (there, bad) = (Other::new(&silt, "there"), silt.path("bad"));
+    let node = |node: &MapNode| (ChunkKind::MapNode, node.encode());
+    let id = |(kind, content): &(ChunkKind, Vec<u8>)| {
+        Domain::published().chunk_id(kind.context(), content)
+    };
+    let inner = |level, ids: &[ChunkId]| {
+        let mut children = MapChildren::default();
+        ids.iter().enumerate().for_each(|(at, id)| children.push(at as u8, *id));
+        node(&MapNode::Inner { level, children })
+    };
+    let leaf =
+        |first, chunk| node(&MapNode::Leaf(vec![MapRun { first, len: 1, chunk_offset: 0, chunk }]));
+    let content = (ChunkKind::FileData, vec![7; 4096]);
+    let right = leaf(0, id(&content));
+    let last = leaf(255, id(&content));
+    let lower = inner(1, &[id(&right)]);
+    let upper = inner(2, &[id(&lower), id(&right)]);
+    let short = inner(1, &[id(&last), id(&last)]);
+    let of_node = leaf(0, id(&right));
+    let cases = [
+        // A leaf where a node of the level above belongs, after it was met where it is right.
+        (vec![content.clone(), right.clone(), lower, upper.clone()], id(&upper), 128 * MIB),
+        // One that reaches beyond the end of the disk, after it was met before that.
+        (vec![content.clone(), last, short.clone()], id(&short), MIB + 4096),
+        // A node as content.
+        (vec![content.clone(), right.clone(), of_node.clone()], id(&of_node), MIB),
+    ];
+    for (chunks, root, size_bytes) in cases {
+        fs::write(&bad, lying_archive(&header, &chunks, DiskId { root, size_bytes })).unwrap();
+        let message = there.fails(7, &["store", "import", bad.to_str().unwrap()]);
+        assert!(message.contains("volume lie is not whole"), "{message}");
+        assert_eq!(there.json(&["ls"]).as_array().unwrap().len(), 0);
+    }
+    // What is told truly is taken.
+    let disk = DiskId { root: id(&right), size_bytes: MIB };
+    fs::write(&bad, lying_archive(&header, &[content, right], disk)).unwrap();
+    there.json(&["store", "import", bad.to_str().unwrap()]);
+    assert_eq!(there.exported("lie")[..4097], [&[7; 4096][..], &[0]].concat());
 }
 
 #[test]

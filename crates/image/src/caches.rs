@@ -2,7 +2,7 @@
 //! that are of no use any more when the store is collected.
 
 use crate::{directory, oci};
-use silt_store::Store;
+use silt_store::{KeyContext, Store};
 use silt_types::{ChunkId, Result};
 use std::{
     fs::{self, File},
@@ -24,7 +24,7 @@ pub fn drop_dead_caches(store: &Store) -> Result<()> {
             // What cannot be read is of no use at all.
             let read = chunks_of(&path, &mut |chunk| {
                 looked_up += 1;
-                there += u64::from(store.contains(chunk).unwrap_or(false));
+                there += u64::from(store.contains(KeyContext::Content, chunk).unwrap_or(false));
                 looked_up < LOOKED_UP_MAX
             });
             if read.is_err() || there * 2 < looked_up {

@@ -2,7 +2,7 @@
 
 use crate::{
     catalog::{self, Change, Listing, Named, SnapshotRecord, State, VolumeRecord},
-    chunk::{Chunk, ChunkSource, Domain, KeyContext},
+    chunk::{Chunk, ChunkKind, ChunkSource, Domain, KeyContext},
     database::Database,
     index::{self, PackTotals},
     lease::WorkLock,
@@ -192,9 +192,11 @@ impl Store {
         })?
     }
 
-    /// Whether the index has a chunk. `Corrupt` if its row is damaged.
-    pub fn contains(&self, id: &ChunkId) -> Result<bool> {
-        Ok(index::find(&self.shared.database, id)?.is_some())
+    /// Whether the index has a chunk, to be read in this context. `Corrupt` if its row is damaged.
+    pub fn contains(&self, context: KeyContext, id: &ChunkId) -> Result<bool> {
+        let found = index::find(&self.shared.database, id)?;
+        let kind = found.and_then(|place| ChunkKind::from_u8(place.entry.kind));
+        Ok(kind.is_some_and(|kind| kind.context() == context))
     }
 
     /// Whether another database has taken the place of the one that is open here: a repair does that.

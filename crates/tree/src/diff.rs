@@ -32,23 +32,24 @@ pub fn for_each_change(
         return Ok(());
     }
     let (old, new) = (Cursor::new(source, old)?, Cursor::new(source, new)?);
-    compare(old, new, &mut |_| true, &mut |step| match step {
+    compare(old, new, &mut |_, _| true, &mut |step| match step {
         Step::Change(change) => visit(change),
         Step::Passed(_) => Ok(()),
     })
 }
 
 /// Visits what a tree has that the `known` one has not: the content of files, and behind that the nodes, those below before
-/// those above. `enter` is told before a node is read; false leaves it out, and all that is below it. `Corrupt`, naming the
+/// those above. `enter` is told before a node is read, with the level and the first path that it is to have there (nothing for the
+/// root); false leaves it out, and all that is below it. `Corrupt`, naming the
 /// node, if one is damaged. Reads the nodes that are not in both; memory for one node a level of each.
 pub fn for_each_new(
     known: Option<(&dyn ChunkSource, TreeId)>,
     source: &dyn ChunkSource,
     tree: TreeId,
-    enter: &mut dyn FnMut(&ChunkId) -> bool,
+    enter: &mut EnterTreeNode<'_>,
     visit: &mut dyn FnMut(NewInTree<'_>) -> Result<()>,
 ) -> Result<()> {
-    if known.is_some_and(|(_, known)| known == tree) || !enter(&root_of(tree)) {
+    if known.is_some_and(|(_, known)| known == tree) || !enter(&root_of(tree), None) {
         return Ok(());
     }
     let old = match known {
@@ -62,6 +63,9 @@ pub fn for_each_new(
         Step::Change(TreeChange::Changed(old, entry)) => visit_content(&entry, Some(&old), visit),
     })
 }
+
+/// Says whether a node is wanted at a place, which is a level and a first path.
+pub type EnterTreeNode<'a> = dyn FnMut(&ChunkId, Option<(u8, &[u8])>) -> bool + 'a;
 
 /// Something that a tree has and another one has not.
 #[derive(Clone, Copy, Debug)]
@@ -99,7 +103,7 @@ enum Step {
 fn compare(
     mut old: Cursor<'_>,
     mut new: Cursor<'_>,
-    enter: &mut dyn FnMut(&ChunkId) -> bool,
+    enter: &mut EnterTreeNode<'_>,
     tell: &mut dyn FnMut(Step) -> Result<()>,
 ) -> Result<()> {
     loop {
@@ -250,9 +254,11 @@ impl<'a> Cursor<'a> {
     }
 
     /// Opens the node at the front, or passes it over where it is not wanted.
-    fn open_if(&mut self, wanted: &mut dyn FnMut(&ChunkId) -> bool) -> Result<()> {
+    fn open_if(&mut self, wanted: &mut EnterTreeNode<'_>) -> Result<()> {
         match self.front() {
-            Some(Item::Node(Unopened { child, .. })) if !wanted(&child.id) => {
+            Some(Item::Node(Unopened { child, level }))
+                if !wanted(&child.id, Some((*level, &child.first_path))) =>
+            {
                 self.skip();
                 Ok(())
             }
@@ -392,7 +398,7 @@ mod tests {
             Ok(())
         };
         let mut met = std::collections::HashSet::new();
-        for_each_new(known, &source, tree, &mut |node| met.insert(*node), &mut visit).unwrap();
+        for_each_new(known, &source, tree, &mut |node, _| met.insert(*node), &mut visit).unwrap();
         (found, source.1.into_inner())
     }
 

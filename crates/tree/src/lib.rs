@@ -10,7 +10,7 @@ mod diff;
 mod read;
 
 pub use build::TreeBuilder;
-pub use diff::{NewInTree, TreeChange, for_each_change, for_each_new};
+pub use diff::{EnterTreeNode, NewInTree, TreeChange, for_each_change, for_each_new};
 pub use read::{Met, Tree};
 pub use silt_format::{
     TREE_INLINE_CHUNKS_MAX as INLINE_CHUNKS_MAX, TreeContent, TreeEntry, TreeKind, TreeXattr,

@@ -16,7 +16,7 @@ pub use device::{BlockDevice, BlockStatus, Geometry, MemoryDevice};
 pub use folder::{VolumeLock, read_volume_header, write_volume_header};
 pub use map::{
     ChunkPlace, DiskMap, Extent, Extents, MapBuilder, MapChange, MapClimber, MapDiff, MapVisitor,
-    MappedExtent, diff_maps, shrink_map, update_map,
+    MappedExtent, NodePlace, diff_maps, shrink_map, update_map,
 };
 pub use partitions::{PartOfDisk, Partition, ext4_places, partitions};
 pub use seal::{DirtyBlocks, DirtyRuns, NewDisk, SealCounts, SealParts, Sealed, seal};

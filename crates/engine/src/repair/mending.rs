@@ -86,7 +86,7 @@ impl Mending {
     }
 
     fn must_have(&self, chunk: &ChunkId, kind: ChunkKind) {
-        if !matches!(self.store.contains(chunk), Ok(true)) {
+        if !matches!(self.store.contains(KeyContext::Content, chunk), Ok(true)) {
             let _ = self.find(kind, chunk);
         }
     }

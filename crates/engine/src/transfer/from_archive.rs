@@ -8,14 +8,14 @@ use super::{
     Transferred,
     into_store::{IntoStore, must_be_in_domain},
     items::{Item, items_of_archive},
-    walk::{Needed, Passed, Place, Target, Walk},
+    walk::{At, Needed, Passed, Place, Target, Walk},
 };
 use crate::engine::Engine;
 use silt_format::{
     ARCHIVE_MAGIC, ARCHIVE_NAMES_MAX, ARCHIVE_VERSION, ArchiveDigest, ArchiveEnd, ArchiveFrame,
     ArchiveFrameHead, ArchivedChunk, ArchivedName, FileHeader,
 };
-use silt_store::{ChunkReader, Ingest, KeyContext, StoredChunk};
+use silt_store::{ChunkReader, Ingest, Store, StoredChunk};
 use silt_types::{ChunkId, Context as _, Error, ErrorKind, Progress, Result};
 use std::{
     io::{self, Read},
@@ -127,7 +127,7 @@ impl Engine {
         progress: &dyn Progress,
     ) -> Result<Vec<Item>> {
         progress.begin("checking names", 0);
-        let target = Check { ingest: &into.ingest, passed: Passed::default() };
+        let target = Check { store: &self.store, ingest: &into.ingest, passed: Passed::default() };
         let source = Arc::new(self.store.walking_reader());
         let walk = Walk { source, target: &target };
         let mut known = into.known()?;
@@ -157,20 +157,23 @@ fn not_whole(item: &Item, error: Error) -> Error {
 
 /// Asks whether chunks are in the store, to stay.
 struct Check<'a> {
+    store: &'a Store,
     ingest: &'a Ingest,
     passed: Passed,
 }
 
 impl Target for Check<'_> {
-    /// Nodes of disks of other lengths are looked at again: they may not belong there.
-    fn wants(&self, context: KeyContext, id: &ChunkId, of: u64) -> bool {
-        self.passed.wants(context, id, of)
+    fn wants(&self, id: &ChunkId, place: &At) -> bool {
+        self.passed.wants(id, place)
     }
 
     fn take(&self, batch: &[Needed], _source: &ChunkReader, _place: &Place<'_>) -> Result<()> {
-        batch.iter().try_for_each(|(_, id)| match self.ingest.has(id)? {
-            true => Ok(()),
-            false => Err(Error::corrupt(format!("chunk {id} is missing"))),
+        batch.iter().try_for_each(|(context, id)| {
+            // What is there as something else is not what is needed: a node read as content has another id.
+            match self.ingest.has(id)? && self.store.contains(*context, id)? {
+                true => Ok(()),
+                false => Err(Error::corrupt(format!("chunk {id} is missing"))),
+            }
         })
     }
 }

@@ -8,13 +8,13 @@ use super::{
     Transferred,
     from_archive::{FrameRead, Frames},
     known::Known,
-    walk::{Needed, Place, Target, Walk},
+    walk::{At, Needed, Place, Target, Walk},
 };
 use crate::engine::Engine;
 use silt_format::{
     ARCHIVE_MAGIC, ArchiveDigest, ArchiveEnd, ArchiveFrame, ArchivedName, archive_header,
 };
-use silt_store::{ChunkReader, Domain, KeyContext, StoredChunk};
+use silt_store::{ChunkReader, Domain, StoredChunk};
 use silt_sys::durability;
 use silt_types::{ChunkId, Context as _, DiskName, Error, ErrorKind, Progress, Result};
 use std::{
@@ -203,7 +203,7 @@ impl Writing<'_> {
 }
 
 impl Target for Archive<'_> {
-    fn wants(&self, _context: KeyContext, id: &ChunkId, _of: u64) -> bool {
+    fn wants(&self, id: &ChunkId, _place: &At) -> bool {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner).insert(half(id))
     }
 

@@ -5,10 +5,10 @@ use super::{
     accept::{self, Step, Taken},
     items::Item,
     known::Known,
-    walk::{Needed, Passed, Place, Target, Walk},
+    walk::{At, Needed, Passed, Place, Target, Walk},
 };
 use crate::{engine::Engine, freeze::Turn};
-use silt_store::{Change, ChunkReader, Compression, Domain, Ingest, KeyContext};
+use silt_store::{Change, ChunkReader, Compression, Domain, Ingest};
 use silt_types::{ChunkId, Context as _, DiskName, Error, ErrorKind, Progress, Result, VolumeId};
 use silt_volume::VolumeLock;
 use std::{collections::HashMap, path::Path, sync::Arc};
@@ -111,8 +111,8 @@ pub(super) struct IntoStore {
 }
 
 impl Target for IntoStore {
-    fn wants(&self, context: KeyContext, id: &ChunkId, _of: u64) -> bool {
-        self.passed.wants(context, id, 0)
+    fn wants(&self, id: &ChunkId, place: &At) -> bool {
+        self.passed.wants(id, place)
     }
 
     fn take(&self, batch: &[Needed], source: &ChunkReader, _place: &Place<'_>) -> Result<()> {

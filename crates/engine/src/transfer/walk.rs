@@ -9,7 +9,7 @@ use crate::order::{Order, Turn};
 use silt_store::{ChunkReader, ChunkSource, KeyContext};
 use silt_tree::{NewInTree, TreeContent, for_each_new};
 use silt_types::{ChunkId, Context as _, DiskId, Error, Result, TreeId};
-use silt_volume::{DiskMap, MapClimber};
+use silt_volume::{DiskMap, MapClimber, NodePlace};
 use std::{
     collections::HashSet,
     sync::{
@@ -28,17 +28,27 @@ pub(super) type Needed = (KeyContext, ChunkId);
 /// Where what is transferred goes.
 pub(super) trait Target: Sync {
     /// Whether a chunk is still to be handed over, told in the order of the walk: of a node before it is read; false leaves out
-    /// what is below it, too. A chunk may be asked about again, and handed over again if that is answered by true. It is one of
-    /// a disk of this length in bytes, or of a tree: 0.
-    fn wants(&self, context: KeyContext, id: &ChunkId, of: u64) -> bool;
+    /// what is below it, too. A chunk may be asked about again, and handed over again if that is answered by true.
+    fn wants(&self, id: &ChunkId, place: &At) -> bool;
 
     /// Takes chunks, from many threads.
     fn take(&self, batch: &[Needed], source: &ChunkReader, place: &Place<'_>) -> Result<()>;
 }
 
-/// The nodes that a walk has passed, each with all below it: about 60 bytes for each.
+/// Where a chunk is needed. A node that is sound at one place is so at every equal one, and nothing is said of others.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum At {
+    /// Content of a disk or a file.
+    Content,
+    /// In a map.
+    Map(NodePlace),
+    /// In a tree: by level and first path, nothing for the root.
+    Tree(Option<(u8, Vec<u8>)>),
+}
+
+/// The nodes that a walk has passed, each with all below it: about 60 bytes for each, and the path of one of a tree.
 #[derive(Default)]
-pub(super) struct Passed(Mutex<HashSet<(ChunkId, u64)>>);
+pub(super) struct Passed(Mutex<HashSet<(ChunkId, At)>>);
 
 impl Passed {
     /// Nothing counts as passed: what was being passed when a walk failed may lack what is below it.
@@ -47,9 +57,9 @@ impl Passed {
     }
 
     /// Content is wanted again and again, a node once.
-    pub(super) fn wants(&self, context: KeyContext, id: &ChunkId, of: u64) -> bool {
-        context == KeyContext::Content
-            || self.0.lock().unwrap_or_else(PoisonError::into_inner).insert((*id, of))
+    pub(super) fn wants(&self, id: &ChunkId, place: &At) -> bool {
+        let mut passed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *place == At::Content || passed.insert((*id, place.clone()))
     }
 }
 
@@ -111,7 +121,6 @@ impl Walk<'_> {
                 batches,
                 batch: Vec::with_capacity(BATCH_CHUNKS),
                 number: 0,
-                of: 0,
                 failed: &failed,
             };
             let walked = match part {
@@ -153,8 +162,6 @@ struct Walker<'a> {
     batches: SyncSender<(u64, Vec<Needed>)>,
     batch: Vec<Needed>,
     number: u64,
-    /// Length of the disk being walked.
-    of: u64,
     failed: &'a Mutex<Option<Error>>,
 }
 
@@ -167,7 +174,6 @@ impl Walker<'_> {
                 known.push(DiskMap::open(source.clone(), *disk)?);
             }
         }
-        self.of = disk.size_bytes;
         let walked = map.climb(&known, self);
         walked.context(|| format!("cannot transfer disk {disk}"))
     }
@@ -177,7 +183,9 @@ impl Walker<'_> {
         let known =
             self.known.zip(before).map(|(known, tree)| (&**known as &dyn ChunkSource, tree));
         let target = self.target;
-        let mut enter = |node: &ChunkId| target.wants(KeyContext::TreeNode, node, 0);
+        let mut enter = |node: &ChunkId, place: Option<(u8, &[u8])>| {
+            target.wants(node, &At::Tree(place.map(|(level, path)| (level, path.to_vec()))))
+        };
         let walked = for_each_new(known, source, tree, &mut enter, &mut |met| match met {
             NewInTree::Node(node) => self.push(KeyContext::TreeNode, node),
             NewInTree::Content(_, TreeContent::Chunks(chunks), _) => {
@@ -208,12 +216,12 @@ impl Walker<'_> {
 }
 
 impl MapClimber for Walker<'_> {
-    fn enter(&mut self, node: &ChunkId) -> bool {
-        self.target.wants(KeyContext::MapNode, node, self.of)
+    fn enter(&mut self, node: &ChunkId, place: NodePlace) -> bool {
+        self.target.wants(node, &At::Map(place))
     }
 
     fn content(&mut self, chunk: &ChunkId) -> Result<()> {
-        match self.target.wants(KeyContext::Content, chunk, self.of) {
+        match self.target.wants(chunk, &At::Content) {
             true => self.push(KeyContext::Content, chunk),
             false => Ok(()),
         }

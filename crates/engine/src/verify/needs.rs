@@ -1,7 +1,7 @@
 //! Which names need what is damaged: a walk of their maps and trees.
 
 use crate::engine::Engine;
-use silt_store::Findings;
+use silt_store::{Findings, KeyContext};
 use silt_tree::{Tree, TreeContent, TreeKind};
 use silt_types::{ChunkId, DiskId, Error, Result, TreeId};
 use silt_volume::{DiskMap, MapVisitor};
@@ -96,7 +96,7 @@ impl Engine {
             needs.add(*chunk, name, format!("chunk {chunk} is damaged"));
             return;
         }
-        match self.store.contains(chunk) {
+        match self.store.contains(KeyContext::Content, chunk) {
             Ok(true) => {}
             Ok(false) => {
                 needs.add(*chunk, name, format!("chunk {chunk} is missing from the index"))

@@ -1,13 +1,22 @@
 //! Going through what a map has that others have not, from the leaves up: what is copied to where the others are whole.
 
 use super::{DiskMap, node::Spot};
-use silt_format::MapNode;
+use silt_format::{MapNode, map_node_blocks};
 use silt_types::{ChunkId, DiskId, Result};
+
+/// What fits at a place of a map: a node that was found sound at one is sound at every equal one, of whatever disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct NodePlace {
+    /// Level of the node.
+    pub level: u8,
+    /// Blocks of the disk that are below it.
+    pub blocks: u64,
+}
 
 /// What such a walk finds: all that a node names before the node.
 pub trait MapClimber {
     /// A node is about to be read. False leaves it out, and all that is below it.
-    fn enter(&mut self, node: &ChunkId) -> bool;
+    fn enter(&mut self, node: &ChunkId, place: NodePlace) -> bool;
 
     /// A chunk of content that a node names; told once for every run, neighbours of one chunk together.
     fn content(&mut self, chunk: &ChunkId) -> Result<()>;
@@ -43,7 +52,9 @@ impl DiskMap {
         there: &[KnownNode<'_>],
         climber: &mut dyn MapClimber,
     ) -> Result<()> {
-        if there.iter().any(|(_, node)| *node == id) || !climber.enter(&id) {
+        let place = self.place_of(spot);
+        let is_known = |(map, node): &KnownNode<'_>| *node == id && map.place_of(spot) == place;
+        if there.iter().any(is_known) || !climber.enter(&id, place) {
             return Ok(());
         }
         match self.read_node(spot, &id)?.1 {
@@ -72,6 +83,11 @@ impl DiskMap {
             }
         }
         climber.node(&id)
+    }
+
+    fn place_of(&self, spot: Spot) -> NodePlace {
+        let left = self.shape().blocks.saturating_sub(spot.start());
+        NodePlace { level: spot.level, blocks: left.min(map_node_blocks(spot.level)) }
     }
 
     /// The node at the beginning of the disk at a level; `None` if it reads as zero there.

@@ -19,7 +19,7 @@ mod walk;
 mod tests;
 
 pub use build::MapBuilder;
-pub use climb::MapClimber;
+pub use climb::{MapClimber, NodePlace};
 pub(crate) use diff::same_places;
 pub use diff::{MapDiff, diff_maps};
 pub use read::DiskMap;

@@ -232,7 +232,7 @@ struct Climbed {
 }
 
 impl MapClimber for Climbed {
-    fn enter(&mut self, node: &ChunkId) -> bool {
+    fn enter(&mut self, node: &ChunkId, _place: NodePlace) -> bool {
         let is_new = !self.met.contains(node);
         if is_new {
             self.entered.push(*node);
