@@ -180,6 +180,8 @@ fn a_damaged_database_is_made_again_and_every_name_is_there() {
         ("no state", sql("DELETE FROM state")),
         ("a table", sql("DROP TABLE grave")),
         ("its schema", sql("CREATE TABLE stranger (x)")),
+        // What may write it, by the header: SQLite takes such a file for a read-only one.
+        ("its version", Box::new(|furnished| flip_bit(&furnished.database(), 18, 4).unwrap())),
     ];
     for (about, harm) in harms {
         furnished.again();

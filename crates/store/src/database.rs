@@ -354,7 +354,7 @@ impl Database {
     /// A connection that nobody else has one beside; `None` if what is there is no database that could be opened. `Busy` if others
     /// have it open: one that closes it later would take the log of whatever lies there then along.
     pub(crate) fn alone(path: &Path) -> Result<Option<Connection>> {
-        let open = || {
+        let open = || -> rusqlite::Result<Connection> {
             let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
             let connection = Connection::open_with_flags(path, flags)?;
             connection.busy_timeout(ALONE_WAIT)?;
@@ -364,11 +364,18 @@ impl Database {
             connection.execute_batch("BEGIN IMMEDIATE; COMMIT")?;
             Ok(connection)
         };
-        let doing = "cannot have the database alone";
-        match open().map_err(|error| Database::new(path).error(doing, error)) {
-            Ok(connection) => Ok(Some(connection)),
-            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(None),
-            Err(error) => Err(error),
+        let error = match open() {
+            Ok(connection) => return Ok(Some(connection)),
+            Err(error) => error,
+        };
+        // A version of the file that SQLite does not know makes it read-only.
+        let is_of_no_version = error.sqlite_error_code()
+            == Some(rusqlite::ffi::ErrorCode::ReadOnly)
+            && rustix::fs::access(path, Access::WRITE_OK).is_ok();
+        let error = Database::new(path).error("cannot have the database alone", error);
+        match is_of_no_version || error.kind() == ErrorKind::Corrupt {
+            true => Ok(None),
+            false => Err(error),
         }
     }
 

@@ -196,9 +196,7 @@ fn store_exposition(bounds: &StoreBounds) -> String {
             line(format_args!("siltstone_store_{name} {value}"));
         }
     }
-    line(format_args!(
-        "# HELP siltstone_store_warning Something that a bound is soon in the way of."
-    ));
+    line(format_args!("# HELP siltstone_store_warning Something to look after."));
     line(format_args!("# TYPE siltstone_store_warning gauge"));
     for warning in &bounds.warnings {
         let (about, severity) = (warning.about, warning.severity.as_str());

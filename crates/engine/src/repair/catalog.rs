@@ -322,7 +322,9 @@ impl Found {
             let what = "what the catalog alone had (volumes that were never written, snapshots that are not sealed)";
             return vec![what.to_owned()];
         };
-        let by_name = salvaged.lost.iter().filter(|what| !self.has(what));
+        // One that has lost its name, too, is told by the counts.
+        let by_name =
+            salvaged.lost.iter().filter(|what| !what.ends_with("\"\"") && !self.has(what));
         let by_name: Vec<String> = by_name.cloned().collect();
         if !by_name.is_empty() {
             return by_name;

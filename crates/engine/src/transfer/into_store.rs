@@ -24,7 +24,8 @@ impl Engine {
     /// it is stored here, verified on the way. A name is there whole or not at all, whenever it is stopped, and the next one
     /// goes on from there.
     ///
-    /// Names that cannot be read whole are left out: `Corrupt`, naming them, once all others are there.
+    /// Names that cannot be read whole are left out: `Corrupt`, naming them, once all others are there. A volume that cannot be sealed
+    /// ends it before anything is copied.
     ///
     /// A name that stands for something else there is `AlreadyExists`, unless `replace` is set; then a volume that is served
     /// there is `Busy`. `Invalid` if the two stores have different dedup domains. Costs what is missing; of a state that is

@@ -33,8 +33,6 @@ pub struct Healed {
     pub packs: Vec<PackId>,
     /// Packs that somebody is still writing, and that are as they were.
     pub in_use: Vec<PackId>,
-    /// Chunks that were sound, or that another pack has, too, and are in other packs now.
-    pub chunks_moved: u64,
     /// Chunks that the store has not got any more.
     pub lost: Vec<(ChunkId, ChunkKind)>,
 }
@@ -143,7 +141,7 @@ fn heal(
         }
     }
     mover.keep(roots)?;
-    healed.chunks_moved += mover.finish()?.chunks;
+    mover.finish()?;
     let ids: Vec<ChunkId> = lost.keys().copied().collect();
     index::forget_chunks(&shared.database, pack.number, &ids)?;
     let left = index::pack(&shared.database, pack.number)?.totals.chunks;
